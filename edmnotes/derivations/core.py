@@ -1,38 +1,45 @@
 r"""Steps, derivations and the registry that ties a page's equation to its proof.
 
-A :class:`Step` keeps two sides apart: the left is *computed* (solved, differentiated, integrated, a limit), the right is what a
-person writes on the page. :meth:`Derivation.verify` checks each step in two independent ways: numbers at seeded random points with
-30 digits (the functions s(t), sigma(t)... replaced by concrete smooth positive ones), and SymPy's reduction of the difference to 0.
-Both must agree. Where SymPy cannot reduce a true difference, the step must say so with a reason (``by_numbers=``), the verdict then
-prints ``≈`` in place of ``✓``, and the excuse is refused as soon as SymPy can.
+A :class:`Step` keeps two sides apart: the left is *computed* (solved, differentiated, integrated, a limit), the right
+is what a person writes on the page. :meth:`Derivation.verify` checks each step in two independent ways: numbers at
+seeded random points with 30 digits (undefined functions s(t), sigma(t) replaced by concrete smooth positive ones), and
+SymPy's reduction of the difference to 0. Both must agree. Where SymPy cannot reduce a true difference, the step must
+say so with a reason (``by_numbers=``); the verdict then prints ``≈`` in place of ``✓``, and the excuse is refused as
+soon as SymPy can.
 
 How to write a chapter's module, so that the page ties::
 
-    s0, s1, v0, v1 = symbols(r"s_{t-1} s_t \sigma_{t-1} \sigma_t", positive=True)   # named as on the page
+    # symbols are named as on the page
+    s0, s1, v0, v1 = symbols(r"s_{t-1} s_t \sigma_{t-1} \sigma_t", positive=True)
     a, b = symbols("a b", positive=True)
 
-    DEFINITIONS = {"recursion-ansatz": "the form of one step, chosen"}              # label: reason; a definition has no step
-    NOT_PARSED = {}                                                                 # label: reason; a step, but unreadable LaTeX
+    DEFINITIONS = {"recursion-ansatz": "the form of one step, chosen"}  # label: reason; a definition has no step
+    NOT_PARSED = {}  # label: reason; has a step, but LaTeX that cannot be read
 
     @derivation
     def one_step_recursion() -> Derivation:
-        solved = solve_for([Eq(s1, a * s0), Eq(s1**2 * v1**2, a**2 * (s0 * v0) ** 2 + b**2)], [a, b])
+        mean, variance = Eq(s1, a * s0), Eq(s1**2 * v1**2, a**2 * (s0 * v0) ** 2 + b**2)
+        solved = solve_for([mean, variance], [a, b])
+        noise = s1 * sqrt(v1**2 - v0**2)
         return Derivation("One-step recursion", [
             Step("recursion-mean", solved[a], s1 / s0, "match the conditional means"),
-            Step("recursion-noise", solved[b], s1 * sqrt(v1**2 - v0**2), "match the variances", assuming=[v1 > v0]),
+            Step("recursion-noise", solved[b], noise, "match the variances", assuming=[v1 > v0]),
         ])
 
-* Name symbols and functions by the page's LaTeX (``Function(r"\sigma")``, ``symbols(r"\beta_{\min}")``); ``sigma_data`` is read as
-  ``\sigma_{data}``, and ``\text``, ``\mathrm`` and braces make no difference.
-* The page's equation reads ``name = side (= side ...)``. Its first member must be the step's ``name`` (of a :func:`solve_for`
-  result: the unknown, without saying so) or, when the step has no name, equal ``lhs``; every later member must equal ``rhs``.
-  So ``f(t) = \frac{\dot s(t)}{s(t)}`` needs ``name=f(t)``. One label is one equation; conditions stand in the sentence.
-* ``\dot\sigma(t)`` is the derivative of the step's function ``\sigma``; a function written bare (``\dot s / s``) is taken at the one
-  argument it has in the step.
-* ``given={s(t): exp(-Integral(beta(u), (u, 0, t)) / 2)}`` are definitions that hold in this step: they are put in before checking.
-* ``assuming=[v1 > v0]`` limits the random points. Symbols are drawn from (0.2, 2.2) if positive, else (-2, 2); integers from 2..6.
-* ``torch=Call("edmnotes.schedules:VP.drift", {"t": t}, init={"beta_min": bmin, "beta_d": bd})`` names the library function that
-  must return ``rhs``; a test imports it (this module does not) and compares.
+* Name symbols and functions by the page's LaTeX (``Function(r"\sigma")``, ``symbols(r"\beta_{\min}")``); ``sigma_data``
+  is read as ``\sigma_{data}``, and ``\text``, ``\mathrm`` and braces make no difference.
+* The page's equation reads ``name = side (= side ...)``. Its first member must be the step's ``name`` (of a
+  :func:`solve_for` result: the unknown, without saying so) or, when the step has no name, equal ``lhs``; every later
+  member must equal ``rhs``. So ``f(t) = \frac{\dot s(t)}{s(t)}`` needs ``name=f(t)``. One label is one equation;
+  conditions stand in the sentence.
+* ``\dot\sigma(t)`` is the derivative of the step's function ``\sigma``; a function written bare (``\dot s / s``) is
+  taken at the one argument it has in the step.
+* ``given={s(t): exp(-Integral(beta(u), (u, 0, t)) / 2)}`` are definitions that hold in this step: they are put in
+  before checking.
+* ``assuming=[v1 > v0]`` limits the random points. Symbols are drawn from (0.2, 2.2) if positive, else (-2, 2);
+  integers from 2..6.
+* ``torch=Call("edmnotes.schedules:VP.drift", {"t": t}, init={"beta_min": b_min, "beta_d": b_d})`` names the library
+  function that must return ``rhs``; a test imports it (this module does not) and compares.
 """
 
 import importlib
@@ -125,7 +132,7 @@ class Solved(Expr):
 
 
 def solve_for(equations: Sequence[Eq], unknowns: Sequence[Symbol]) -> dict[Symbol, Solved]:
-    """Solve equations that have exactly one solution in the unknowns (their assumptions count: a positive unknown is positive).
+    """Solve equations that have exactly one solution in the unknowns, whose assumptions (positive, ...) count.
 
     Args:
         equations: SymPy equalities.
@@ -164,7 +171,8 @@ class Call:
         args: argument name -> the step's symbol (or an expression of them) that it is.
         init: the same for the constructor of the class, when ``target`` is a method or property.
         item: which item of a returned tuple is meant.
-        where: what to put into the right side first, such as ``{s_t: exp(-t_1)}`` when the function takes times, the step levels.
+        where: what to put into the right side first, such as ``{s_t: exp(-t_1)}`` when the function takes times and
+            the step has levels.
         assuming: relations that the random points must keep, besides the step's own.
     """
 
@@ -188,7 +196,7 @@ class Call:
         expression = _put_in(_put_in(step.rhs, self.where), step.given)
         if functions := _unknown_functions(expression):
             raise ValueError(
-                f"step {step.label!r}: {self.target} cannot be compared while {functions} are undefined; use where="
+                f"step {step.label!r}: {functions} of {self.target} are undefined; say what they are in where="
             )
         wanted = {name: _put_in(sympify(value), step.given) for name, value in {**self.init, **self.args}.items()}
         symbols = set().union(expression.free_symbols, *(value.free_symbols for value in wanted.values()))
@@ -208,7 +216,8 @@ class Step:
 
     Attributes:
         label: the equation's label on the page.
-        lhs: the computed side; leave ``Derivative``, ``Integral``, ``Limit``, ``Sum`` unevaluated, take a solution from :func:`solve_for`.
+        lhs: the computed side; leave ``Derivative``, ``Integral``, ``Limit``, ``Sum`` unevaluated, take a solution from
+            :func:`solve_for`.
         rhs: the side a person writes.
         why: the sentence of the chapter.
         name: what the page writes before its first equals sign, when that is not ``lhs`` itself.
@@ -218,7 +227,8 @@ class Step:
         torch: the library functions that must return ``rhs``.
 
     Raises:
-        ValueError: for an ``Eq`` as a side, sides that are one expression, a float, a label that is not lower-case-with-dashes.
+        ValueError: for an ``Eq`` as a side, sides that are one expression, a rounded number, no ``why``, or a label
+            that is not lower-case words joined by dashes.
     """
 
     label: str
@@ -278,13 +288,11 @@ class Step:
         reduced = _reduces_to_zero(_put_in(self.lhs, self.given), _put_in(self.rhs, self.given))
         if not reduced and not self.by_numbers:
             raise VerificationError(
-                f"step {self.label!r}: SymPy does not reduce lhs - rhs to 0 (numbers agree, difference below {TOLERANCE})\n"
+                f"step {self.label!r}: SymPy does not reduce lhs - rhs to 0 (the numbers agree)\n"
                 f"  lhs: {self.lhs}\n  rhs: {self.rhs}\n  write a smaller step, or say why in by_numbers="
             )
         if reduced and self.by_numbers:
-            raise VerificationError(
-                f"step {self.label!r}: SymPy does reduce it to 0; drop by_numbers={self.by_numbers!r}"
-            )
+            raise VerificationError(f"step {self.label!r}: SymPy reduces it to 0; drop by_numbers={self.by_numbers!r}")
         return Line("✓" if reduced else "≈", self.label, self.why)
 
 
@@ -340,7 +348,7 @@ class Derivation:
         return rf"$$\begin{{aligned}} {rows} \end{{aligned}}$$"
 
 
-# --- numbers -------------------------------------------------------------------------------------------------------------------
+# --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def draw(symbols: Iterable[Symbol], assuming: Iterable[Any], source: random.Random) -> dict[Symbol, Rational]:
@@ -421,18 +429,18 @@ def _concrete(expression: Expr, seed: str) -> Expr:
 
 
 def _evaluate(expression: Expr) -> Expr:
-    """Carry out what only SymPy can do, solutions and derivatives, and leave integrals, sums and limits to the numbers."""
+    """Carry out solutions and derivatives, and leave integrals, sums and limits to the numbers."""
     expression = expression.replace(lambda e: isinstance(e, Solved), lambda e: e.value)
     return expression.replace(lambda e: isinstance(e, Derivative | Subs), lambda e: e.doit(integrals=False))
 
 
 def _number(expression: Expr, point: Mapping[Symbol, Rational]) -> mpmath.mpf:
-    """Evaluate at a point: sums written out, integrals by quadrature, limits by extrapolation, all with ``DIGITS`` digits or more."""
+    """Evaluate at a point: sums written out, integrals by quadrature, limits by extrapolation."""
     value = _evaluate(expression).subs(point)
     value = value.replace(lambda e: isinstance(e, Sum | Product), lambda e: e.doit())
     value = value.replace(lambda e: isinstance(e, Limit), _limit)
     number = value.evalf(DIGITS, maxn=400)
-    if not number.is_number or number.has(oo, Integral) or number.is_comparable is False and number != 0:
+    if not number.is_number or number.has(oo, Integral) or not (number.is_comparable or number == 0):
         raise ValueError(f"{expression} is {number}, not a finite real number, at {dict(point)}")
     return mpmath.mpf(Float(number, DIGITS)._mpf_)
 
@@ -458,11 +466,11 @@ def _limit(limit: Limit) -> Float:
     return columns[-1]
 
 
-# --- SymPy ---------------------------------------------------------------------------------------------------------------------
+# --- SymPy ------------------------------------------------------------------------------------------------------------
 
 
 def _put_in(expression: Expr, definitions: Mapping[Expr, Expr]) -> Expr:
-    """Replace names by their definitions, also definitions inside definitions, and f(t) also at other arguments and under d/dt."""
+    """Replace names by their definitions, also inside definitions; f(t) also at other arguments and under d/dt."""
     expression = expression.replace(lambda e: isinstance(e, Solved), lambda e: e.value)
     for _ in definitions:
         for name, value in definitions.items():
@@ -474,7 +482,7 @@ def _put_in(expression: Expr, definitions: Mapping[Expr, Expr]) -> Expr:
 
 
 def _reduces_to_zero(left: Expr, right: Expr) -> bool:
-    """Say whether SymPy reduces the difference to 0, or that of the squares (the numbers have fixed the sign before)."""
+    """Say whether SymPy reduces the difference to 0, or that of the squares (the numbers have fixed the sign)."""
     left, right = (side.replace(lambda e: isinstance(e, Limit), _smooth).doit() for side in (left, right))
     difference = left - right
     attempts: tuple[Callable[[], Expr], ...] = (
@@ -489,8 +497,10 @@ def _reduces_to_zero(left: Expr, right: Expr) -> bool:
 
 
 def _smooth(limit: Limit) -> Expr:
-    """Take a limit of undefined functions, which SymPy leaves alone, by their Taylor polynomials: they are smooth, so f(t + h) is
-    f(t) + h f'(t) + h^2 f''(t) / 2 up to a term that the limit must not need (the numbers would show it).
+    """Take a limit of undefined functions, which SymPy leaves alone, by their Taylor polynomials.
+
+    They are smooth, so f(t + h) is f(t) + h f'(t) + h^2 f''(t) / 2 up to a term that the limit must not need; if it
+    did, the numbers would have disagreed.
     """
     inside, variable, target, direction = limit.args
     derivatives: dict[Symbol, Expr] = {}
@@ -524,13 +534,11 @@ def _expression(label: str, side: str, value: Any) -> Expr:
 def _relations(label: str, assuming: Sequence[Any]) -> tuple[Any, ...]:
     for relation in assuming:
         if not isinstance(relation, Relational):
-            raise ValueError(
-                f"step {label!r}: assuming holds {relation!r}, not a relation between symbols such as v1 > v0"
-            )
+            raise ValueError(f"step {label!r}: assuming holds {relation!r}, not a relation such as v1 > v0")
     return tuple(assuming)
 
 
-# --- the registry --------------------------------------------------------------------------------------------------------------
+# --- the registry -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -573,7 +581,7 @@ def derivation(builder: Callable[[], Derivation]) -> Callable[[], Derivation]:
 
 
 def collect(modules: Iterable[ModuleType]) -> Registry:
-    """Build the registry of some modules: their functions marked by :func:`derivation`, ``DEFINITIONS`` and ``NOT_PARSED``.
+    """Build the registry of modules: functions marked by :func:`derivation`, ``DEFINITIONS`` and ``NOT_PARSED``.
 
     Raises:
         ValueError: if a label has two steps, a step and a definition, no reason, or is "not parsed" without a step.
@@ -587,7 +595,7 @@ def collect(modules: Iterable[ModuleType]) -> Registry:
             for step in builder().steps:
                 if step.label in entries:
                     raise ValueError(
-                        f"label {step.label!r} has two steps: {entries[step.label].function} and {function}"
+                        f"label {step.label!r} has two steps, {entries[step.label].function} and {function}"
                     )
                 entries[step.label] = Entry(function, step)
         for listed, found in ((definitions, "DEFINITIONS"), (not_parsed, "NOT_PARSED")):
@@ -597,12 +605,10 @@ def collect(modules: Iterable[ModuleType]) -> Registry:
                 listed[label] = reason
     if derived := sorted(entries.keys() & definitions.keys()):
         raise ValueError(
-            f"definitions {derived} have steps; what is derived is no definition: drop them from DEFINITIONS"
+            f"definitions {derived} have steps; what is derived is no definition: drop it from DEFINITIONS"
         )
     if stray := sorted(not_parsed.keys() - entries.keys()):
-        raise ValueError(
-            f"NOT_PARSED lists {stray} without a step; write the step, or call it a definition with a reason"
-        )
+        raise ValueError(f"NOT_PARSED lists {stray} without a step; write the step, or list a definition with a reason")
     return Registry(entries, definitions, not_parsed)
 
 
