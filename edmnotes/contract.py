@@ -3,7 +3,7 @@
 Networks, exact mixtures, data sets and guided models all answer it. Taught in the chapter ``forward``.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 Level = Float[Tensor, ""] | Float[Tensor, " batch"] | float
 
 
+@runtime_checkable
 class DenoiserLike(Protocol):
     """D(x; σ): the best guess of the clean x_0 behind x = x_0 + σ ε."""
 

@@ -32,13 +32,14 @@ class Gaussian:
         self.mean, self.std = _float64(mean), _float64(std)
         if not bool(((self.std >= 0) & (self.std < torch.inf)).all()):
             raise ValueError(f"std = {std}; it must be finite and not negative")
+        self.shape = torch.broadcast_shapes(self.mean.shape, self.std.shape)
 
     def _parts(self, x: Tensor, sigma: Level) -> tuple[Tensor, Tensor, Tensor]:
         """σ², the data variance and x − mean, ready to be combined."""
         level = per_sample(x, sigma)
         mean, std = self.mean.to(x), self.std.to(x)
-        if torch.broadcast_shapes(mean.shape, std.shape, x.shape[1:]) != x.shape[1:]:
-            raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}, the Gaussian {tuple(mean.shape)}")
+        if not _fits(self.shape, x.shape[1:]):
+            raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}, the Gaussian {tuple(self.shape)}")
         return level**2, std**2, x - mean
 
     def __call__(self, x: Float[Tensor, "batch *shape"], sigma: Level, **cond: Any) -> Float[Tensor, "batch *shape"]:
@@ -66,8 +67,7 @@ class Gaussian:
         self, n: int, *, shape: tuple[int, ...] | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n *shape"]:
         """Draw ``n`` samples in float64; ``shape`` is that of one sample, where mean and std do not tell it."""
-        shape = torch.broadcast_shapes(self.mean.shape, self.std.shape) if shape is None else shape
-        normal = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+        normal = torch.randn(n, *(self.shape if shape is None else shape), generator=generator, dtype=torch.float64)
         return self.mean + self.std * normal
 
 
@@ -110,7 +110,8 @@ class GaussianMixture:
         level = per_sample(x, sigma)
         if x.shape[1:] != self.means.shape[1:]:
             raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}, the mixture {tuple(self.means.shape[1:])}")
-        noise = level.reshape(-1, 1, 1) ** 2
+        # One level for all stays 0-d: with a dimension it would turn float32 points into float64.
+        noise = (level if level.ndim == 0 else level.reshape(-1, 1, 1)) ** 2
         data = self.stds.to(x).reshape(1, -1, 1) ** 2
         means = self.means.to(x).reshape(1, len(self.means), -1)
         points = x.reshape(len(x), 1, -1)
@@ -153,6 +154,12 @@ class GaussianMixture:
 
 def _float64(value: Number) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _fits(shape: torch.Size, sample: torch.Size) -> bool:
+    """Whether parameters of ``shape`` broadcast against one sample without growing it."""
+    padded = (1,) * (len(sample) - len(shape)) + tuple(shape)
+    return len(padded) == len(sample) and all(p in (1, s) for p, s in zip(padded, sample, strict=True))
 
 
 def _sum(per_coordinate: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class BrownianPath:
         return self._normal(0) * math.sqrt(abs(self.end - self.start))
 
     def increment(self, start: float, end: float) -> Float[Tensor, "batch *shape"]:
-        """w(end) − w(start): normal with mean 0 and variance |end − start|."""
+        """w(end) − w(start): normal with mean 0 and variance ``abs(end - start)``."""
         return self(end) - self(start)
 
 

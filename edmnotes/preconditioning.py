@@ -5,7 +5,7 @@ the loss weight λ(σ) are one value of the design space, a frozen dataclass.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edmnotes.contract import Level, per_sample
 
 
+@runtime_checkable
 class Preconditioning(Protocol):
     """Four coefficients and a loss weight, each an elementwise function of σ."""
 
@@ -30,7 +31,7 @@ class Preconditioning(Protocol):
         """What the network is told of σ."""
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """λ(σ), the loss weight on |D − x_0|²."""
+        """λ(σ), the loss weight on ``|D - x_0|²``."""
 
 
 @dataclass(frozen=True)

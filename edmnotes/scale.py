@@ -32,7 +32,7 @@ class Scale:
 
     @property
     def mixed_precision(self) -> bool:
-        """Whether networks run under bfloat16 autocast: at scale gpu on a CUDA device only."""
+        """Whether networks run under bfloat16 autocast, at scale gpu on a CUDA device only."""
         return self.name == "gpu" and self.device.type == "cuda"
 
 

@@ -9,7 +9,7 @@ float64.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from torch import Tensor
 Times = Float[Tensor, "*times"] | float
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What samplers, losses and likelihoods need to know of a schedule."""
 
@@ -162,7 +163,7 @@ class VP(_Derived):
 
     Attributes:
         beta_min: β at t = 0. A fitted schedule may make it slightly negative: σ is then real from
-            t = 2 |β_min| / β_d on, and at t = 0.
+            t = 2 abs(β_min) / β_d on, and at t = 0.
         beta_d: slope of β.
     """
 
@@ -174,13 +175,18 @@ class VP(_Derived):
         """The VP schedule with σ(t_min) = ``sigma_min`` and σ(1) = ``sigma_max`` (Karras et al. 2022, appendix C.1).
 
         Raises:
-            ValueError: unless 0 < sigma_min < sigma_max and 0 < t_min < 1.
+            ValueError: unless 0 < sigma_min < sigma_max and 0 < t_min < 1, or if β would have to fall.
         """
         if not 0 < sigma_min < sigma_max < float("inf"):
             raise ValueError(f"sigma_min = {sigma_min}, sigma_max = {sigma_max}; need 0 < sigma_min < sigma_max < inf")
         if not 0 < t_min < 1:
             raise ValueError(f"t_min = {t_min}; it must lie between 0 and 1, e.g. 1e-3")
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
+        if low >= t_min * high:
+            raise ValueError(
+                f"sigma_min = {sigma_min} is too high for a beta that grows: with sigma_max = {sigma_max} and "
+                f"t_min = {t_min} it must stay below {math.sqrt(math.expm1(t_min * high)):.4g}"
+            )
         beta_d = 2 * (low / t_min - high) / (t_min - 1)
         return cls(beta_min=high - beta_d / 2, beta_d=beta_d)
 

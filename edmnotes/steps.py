@@ -91,7 +91,7 @@ def _ramp(n: int) -> Levels:
     return torch.arange(n, dtype=torch.float64) / max(n - 1, 1)
 
 
-def _finish(levels: Levels, sigma_min: float, sigma_max: float) -> Levels:
+def _finish(levels: Tensor, sigma_min: float, sigma_max: float) -> Levels:
     """Put the ends exactly where they were asked for (powers round), and append 0."""
     levels[-1], levels[0] = sigma_min, sigma_max
     return torch.cat([levels, levels.new_zeros(1)])

@@ -1,0 +1,14 @@
+"""``--typed`` runs the tests under jaxtyping and beartype: every annotated shape and dtype is checked at each call."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--typed", action="store_true", help="check jaxtyping annotations at run time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--typed"):
+        from jaxtyping import install_import_hook
+
+        install_import_hook("edmnotes", "checked.checked")

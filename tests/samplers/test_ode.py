@@ -1,0 +1,269 @@
+"""Euler and the α-family: orders, exact values, cost, and what they leave alone."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from edmnotes import steps
+from edmnotes.exact import Gaussian, GaussianMixture
+from edmnotes.noise import PerSample
+from edmnotes.samplers import Churn, euler, heun
+from edmnotes.schedules import EDM, VE, VP
+
+SCHEDULES = [EDM(), VE(), VP()]
+DATA = Gaussian(0.0, 0.5)
+ONE = torch.ones(1, dtype=torch.float64)
+
+
+def start(schedule, sigma, unscaled):
+    """The state at level ``sigma`` in the schedule's coordinates."""
+    return schedule.scale(schedule.sigma_inv(sigma)) * unscaled
+
+
+# Values made by running NVlabs/edm on x = 80 and D = x .25 / (.25 + σ²) (REFERENCE, golden sampler outputs).
+
+
+@pytest.mark.parametrize(
+    ("n", "value"),
+    [
+        (2, 40.00028252668211),
+        (5, 1.2578863076695737),
+        (10, 0.6097980007989404),
+        (18, 0.527624637001047),
+        (256, 0.50009542467964),
+    ],
+)
+def test_heun_gives_the_values_of_edms_code(n, value):
+    solution = heun(DATA, 80 * ONE, steps.edm(n))
+    assert float(solution.x) == pytest.approx(value, rel=1e-12)
+    assert solution.nfe == 2 * n - 1
+
+
+def test_the_midpoint_method_gives_the_value_of_edms_code():
+    assert float(heun(DATA, 80 * ONE, steps.edm(18), alpha=0.5).x) == pytest.approx(0.49777461215724367, rel=1e-12)
+
+
+GRID = {
+    # rule, sampler: final values on the VP, VE and EDM schedules
+    ("vp", euler): (0.4898416872132822, 1.462881783932525, 0.4228629148074598),
+    ("vp", heun): (0.50419564475274, 0.23953984130933598, 0.512145891001178),
+    ("edm", euler): (0.5222397520567094, 1.3792810188742075, 0.42303143640797725),
+    ("edm", heun): (0.5040047307834306, 0.2529856994541205, 0.527624637001047),
+}
+
+
+@pytest.mark.parametrize(("rule", "sampler"), GRID)
+@pytest.mark.parametrize("column", range(3))
+def test_the_step_by_schedule_grid_gives_the_values_of_edms_code(rule, sampler, column):
+    sigmas = getattr(steps, rule)(18)
+    # In this grid the VP schedule is the one fitted to the ends of the step rule.
+    schedule = (VP.fitted(float(sigmas[-2]), float(sigmas[0])), VE(), EDM())[column]
+    found = sampler(DATA, start(schedule, sigmas[0], sigmas[0] * ONE), sigmas, schedule=schedule).x
+    assert float(found) == pytest.approx(GRID[rule, sampler][column], rel=1e-12)
+
+
+@pytest.mark.parametrize(("sampler", "value"), [(euler, 0.5228071947), (heun, 0.5039801039)])
+def test_plain_vp_on_edms_levels(sampler, value):
+    sigmas, schedule = steps.edm(18), VP()
+    found = sampler(DATA, start(schedule, 80.0, 80 * ONE), sigmas, schedule=schedule).x
+    assert float(found) == pytest.approx(value, abs=5.1e-11)
+
+
+# Orders of convergence, from σ = 80 to 0.05; the last step, to 0, is tested apart.
+
+
+def nested_levels(n):
+    """n steps from 80 to 0.05, each halved by 2n, then 0."""
+    ends = (80 ** (1 / 7), 0.05 ** (1 / 7))
+    return torch.cat([torch.linspace(*ends, n + 1, dtype=torch.float64) ** 7, torch.zeros(1).double()])
+
+
+def gaussian_flow(x):
+    """The exact probability-flow map from 80 to 0.05 for N(0.3, 0.5²)."""
+    return 0.3 + (x - 0.3) * np.sqrt((0.05**2 + 0.25) / (80.0**2 + 0.25))
+
+
+def mixture_flow(x):
+    """On the line the flow keeps quantiles: solve F(y; 0.05) = F(x; 80)."""
+
+    def cdf(y, sigma):
+        return sum(w * norm.cdf(y, m, np.hypot(s, sigma)) for m, s, w in ((-1.0, 0.3, 0.4), (1.0, 0.5, 0.6)))
+
+    return brentq(lambda y: cdf(y, 0.05) - cdf(x, 80.0), -20, 20, xtol=1e-14, rtol=1e-14)
+
+
+TARGETS = {
+    "gaussian": (Gaussian(0.3, 0.5), gaussian_flow),
+    "mixture": (GaussianMixture([-1.0, 1.0], [0.3, 0.5], [0.4, 0.6]), mixture_flow),
+}
+METHODS = {
+    "euler": (euler, {}, 1),
+    "heun": (heun, {}, 2),
+    "ralston": (heun, {"alpha": 2 / 3}, 2),
+    "midpoint": (heun, {"alpha": 0.5}, 2),
+}
+
+
+def measured_orders(method, schedule, target, *, counts=(256, 512, 1024)):
+    sampler, options, _ = METHODS[method]
+    data, flow = TARGETS[target]
+    unscaled = 57.0
+    errors = []
+    for n in counts:
+        x = start(schedule, 80.0, unscaled * ONE)
+        states = sampler(data, x, nested_levels(n), schedule=schedule, trajectory=True, **options).trajectory
+        end = states[-2] / schedule.scale(schedule.sigma_inv(0.05))
+        errors.append(abs(float(end) - flow(unscaled)))
+    return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_order_of_convergence(method, schedule, target):
+    # With s = 1 the midpoint method's leading error cancels on a single Gaussian: one order better than promised.
+    lucky = method == "midpoint" and target == "gaussian" and not isinstance(schedule, VP)
+    # ... and on the mixture with σ = √t its asymptotic regime begins late.
+    counts = (512, 1024, 2048) if method == "midpoint" else (256, 512, 1024)
+    rates = measured_orders(method, schedule, target, counts=counts)
+    assert np.all(np.abs(rates - METHODS[method][2] - lucky) < 0.15), rates
+
+
+def test_a_wrong_weight_of_the_second_slope_loses_the_order(monkeypatch):
+    """The order test can fail: weights that do not belong to α make a first-order method."""
+
+    def broken(denoiser, x, sigmas, *, schedule, trajectory):
+        first = heun(denoiser, x, sigmas, schedule=schedule, alpha=1.0, trajectory=True).trajectory
+        second = euler(denoiser, x, sigmas, schedule=schedule, trajectory=True).trajectory
+        return type("S", (), {"trajectory": 0.7 * first + 0.3 * second})
+
+    monkeypatch.setitem(METHODS, "broken", (broken, {}, 2))
+    assert not np.all(np.abs(measured_orders("broken", EDM(), "gaussian") - 2) < 0.15)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("sampler", [euler, heun])
+def test_final_std_on_a_gaussian_tends_to_the_exact_one(sampler, schedule):
+    """The samplers are linear here, so the final std is a number, not an estimate."""
+    sigmas = steps.edm(2000)
+    out = sampler(DATA, start(schedule, sigmas[0], sigmas[0] * ONE), sigmas, schedule=schedule).x
+    assert float(out) == pytest.approx(80 * 0.5 / np.sqrt(80**2 + 0.25), rel={euler: 1e-2, heun: 5e-5}[sampler])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_the_last_step_returns_what_euler_makes_of_it(schedule):
+    """From σ_min to 0 both take one Euler step; on the EDM schedule that is D itself."""
+    sigmas = steps.edm(6)
+    states = heun(DATA, start(schedule, sigmas[0], 40 * ONE), sigmas, schedule=schedule, trajectory=True).trajectory
+    t = schedule.sigma_inv(sigmas[-2])
+    last = euler(DATA, states[-2], sigmas[-2:], schedule=schedule)
+    assert float(last.x) == float(states[-1])
+    if isinstance(schedule, EDM):
+        assert float(states[-1]) == pytest.approx(float(DATA(states[-2], t)), rel=1e-12)
+
+
+# The contract.
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(("sampler", "cost"), [(euler, lambda n: n), (heun, lambda n: 2 * n - 1)])
+@pytest.mark.parametrize("rule", [steps.edm, steps.vp, steps.ve], ids=lambda rule: rule.__name__)
+def test_one_and_two_levels_work(schedule, n, sampler, cost, rule):
+    sigmas = rule(n)
+    solution = sampler(DATA, start(schedule, sigmas[0], sigmas[0] * ONE), sigmas, schedule=schedule)
+    assert bool(solution.x.isfinite().all())
+    assert solution.nfe == cost(n)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 1, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_dtypes(sampler, shape, dtype):
+    x = (80 * PerSample(range(3)).normal(shape[1:])).to(dtype)
+    solution = sampler(DATA, x, steps.edm(4), trajectory=True)
+    assert (solution.x.shape, solution.x.dtype) == (shape, dtype)
+    assert solution.trajectory.shape == (5, *shape)
+    torch.testing.assert_close(solution.trajectory[-1].to(dtype), solution.x)
+    assert sampler(DATA, x, steps.edm(4)).trajectory is None
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("churn", [None, Churn(), Churn(amount=40, sigma_min=90.0)])
+def test_without_churn_no_random_number_is_drawn(sampler, churn):
+    before = torch.random.get_rng_state()
+
+    def refuse(x):
+        raise AssertionError("noise was drawn")
+
+    sampler(DATA, 80 * ONE, steps.edm(5), churn=churn)
+    sampler(DATA, 80 * ONE, steps.edm(5), churn=churn, noise=refuse)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_churn_keeps_the_std_of_a_gaussian(sampler, schedule):
+    """Many small steps with noise put back end with the data's std; forgetting s(t_hat)/s(t) would not (VP)."""
+    sigmas = steps.edm({euler: 1000, heun: 200}[sampler], 0.002, 20.0)
+    stream = PerSample([0])
+    x = start(schedule, 20.0, 20.0 * stream.normal((20_000,)))
+    out = sampler(DATA, x, sigmas, schedule=schedule, churn=Churn(40.0), noise=stream).x
+    # 20 000 samples: standard error of the std 0.0025.
+    assert float(out.std()) == pytest.approx(0.5, abs=0.012)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+def test_the_callback_hears_of_each_step(sampler):
+    heard = []
+    sigmas = steps.edm(3)
+    solution = sampler(DATA, 80 * ONE, sigmas, callback=lambda **step: heard.append(step), trajectory=True)
+    assert [step["i"] for step in heard] == [0, 1, 2]
+    assert [step["sigma"] for step in heard] == sigmas[:-1].tolist()
+    assert torch.equal(torch.stack([step["x"] for step in heard]), solution.trajectory[1:])
+    torch.testing.assert_close(heard[0]["denoised"], DATA(80 * ONE, 80.0))
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+def test_conditions_reach_the_denoiser(sampler):
+    class Conditional:
+        def __call__(self, x, sigma, *, labels):
+            return labels + 0 * x
+
+    labels = torch.tensor([1.0, 2.0]).double()
+    torch.testing.assert_close(sampler(Conditional(), torch.zeros(2).double(), steps.edm(3), labels=labels).x, labels)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize(
+    "levels",
+    [
+        [1.0],
+        [0.0],
+        [],
+        [1.0, 2.0, 0.0],
+        [2.0, 2.0, 0.0],
+        [2.0, 1.0],
+        [2.0, -1.0, 0.0],
+        [float("nan"), 0.0],
+        [float("inf"), 1.0, 0.0],
+        [[2.0, 1.0, 0.0]],
+    ],
+)
+def test_levels_that_do_not_decrease_to_zero_are_refused(sampler, levels):
+    with pytest.raises(ValueError, match="sigmas"):
+        sampler(DATA, ONE, torch.tensor(levels))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, 1.5, float("nan")])
+def test_an_alpha_outside_its_interval_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha"):
+        heun(DATA, ONE, steps.edm(3), alpha=alpha)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+def test_an_integer_start_is_refused(sampler):
+    with pytest.raises(ValueError, match="int64"):
+        sampler(DATA, torch.ones(2, dtype=torch.int64), steps.edm(3))
