@@ -1,0 +1,66 @@
+"""Local Sphinx extension of the book: MathJax from the installed package, a chapter's rooms, re-exported names."""
+
+import json
+import shutil
+from importlib.metadata import files
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+# 2 MB of the package's 24: the TeX-to-HTML component, its fonts, and the TeX extensions that load on demand.
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+
+
+def copy_mathjax(app: Sphinx) -> None:
+    """Copy what pages load from sphinx-mathjax-offline, whose own extension would copy all of it."""
+    packaged = [f for f in files("sphinx-mathjax-offline") or () if f.name == "tex-chtml.js"]
+    source = Path(str(packaged[0].locate())).parent
+    for name in MATHJAX:
+        for file in [source / name] if (source / name).is_file() else sorted((source / name).rglob("*.*")):
+            target = Path(app.outdir, "_static", "mathjax", file.relative_to(source))
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+
+
+def show_rooms(app: Sphinx, doctree: nodes.document) -> None:
+    """Under a chapter's title, link the rooms of the package that its front matter declares."""
+    declared = app.env.metadata[app.env.docname].get("edmnotes", "{}")  # MyST stores what is not text as JSON
+    rooms = json.loads(declared).get("rooms")
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if not rooms or title is None:
+        return
+    line = nodes.paragraph("", "The code of this chapter: ", classes=["rooms"])
+    for number, room in enumerate(rooms):
+        if number:
+            line += nodes.Text(", ")
+        name = f"edmnotes.{room}"
+        link = addnodes.pending_xref(
+            "", refdomain="py", reftype="mod", reftarget=name, refexplicit=True, refdoc=app.env.docname, refwarn=True
+        )
+        link += nodes.literal("", name, classes=["xref", "py", "py-mod"])
+        line += link
+    title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def find_reexported(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Node) -> object:
+    """Resolve ``edmnotes.samplers.ode.euler``, where autodoc says that it lives, to ``edmnotes.samplers.euler``."""
+    parts = node.get("reftarget", "").split(".")
+    if node.get("refdomain") != "py" or len(parts) < 4 or parts[0] != "edmnotes":
+        return None
+    target = ".".join([*parts[:2], *parts[3:]])
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, content)
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    """Connect them."""
+    # Without this Sphinx loads MathJax only on pages with an equation of their own: one in raw HTML would stay TeX.
+    app.set_html_assets_policy("always")
+    app.connect("builder-inited", copy_mathjax)
+    app.connect("doctree-read", show_rooms)
+    app.connect("missing-reference", find_reexported)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
