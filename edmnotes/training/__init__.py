@@ -1,0 +1,9 @@
+"""Training: fit a denoiser, keep it on disk, take it up again where it stopped.
+
+Taught in the chapter ``quickstart``.
+"""
+
+from edmnotes.training.checkpoint import about, digits_model, export, load
+from edmnotes.training.fit import Config, Fitted, fit, untrained
+
+__all__ = ["Config", "Fitted", "about", "digits_model", "export", "fit", "load", "untrained"]
