@@ -28,8 +28,12 @@ EMA = "ema."
 def describe(denoiser: Denoiser) -> dict[str, Any]:
     """Say, in a plain dict, how to build ``denoiser`` anew."""
     network = getattr(denoiser.network, "config", {"name": type(denoiser.network).__qualname__})
-    kind = denoiser.preconditioning
-    return {"network": network, "preconditioning": {"name": type(kind).__qualname__, **vars(kind)}}
+    return {"network": network, "preconditioning": named(denoiser.preconditioning)}
+
+
+def named(value: Any) -> dict[str, Any]:
+    """Return the fields of a frozen dataclass, under its class's name."""
+    return {"name": type(value).__qualname__, **vars(value)}
 
 
 def write(directory: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

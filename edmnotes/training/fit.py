@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -205,7 +205,7 @@ class _Run:
         self.config, self.device = config, at.device
         self.content = {
             **checkpoint.describe(denoiser),
-            "config": asdict(config),
+            "config": {**vars(config), "sigmas": checkpoint.named(config.sigmas)},
             "data": _digest(data),
             "device": at.device.type,
             "precision": "bfloat16" if at.mixed_precision else "float32",
