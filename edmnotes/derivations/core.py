@@ -60,7 +60,6 @@ from sympy import (
     Eq,
     Expr,
     Float,
-    Integral,
     Lambda,
     Limit,
     Product,
@@ -72,6 +71,7 @@ from sympy import (
     exp,
     expand,
     factorial,
+    lambdify,
     oo,
     radsimp,
     simplify,
@@ -82,7 +82,6 @@ from sympy import (
 from sympy import latex as to_latex
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
-from sympy.logic.boolalg import Boolean
 from sympy.tensor.indexed import Indexed
 
 DIGITS = 30
@@ -265,7 +264,7 @@ class Step:
 
     @property
     def subject(self) -> Expr:
-        """What the page writes on the left: the name, or else the computed side."""
+        """What the page writes on the left, the name or else the computed side."""
         return self.lhs if self.name is None else self.name
 
     def latex(self) -> str:
@@ -435,35 +434,52 @@ def _evaluate(expression: Expr) -> Expr:
 
 
 def _number(expression: Expr, point: Mapping[Symbol, Rational]) -> mpmath.mpf:
-    """Evaluate at a point: sums written out, integrals by quadrature, limits by extrapolation."""
-    value = _evaluate(expression).subs(point)
+    """Evaluate at a point in mpmath: sums written out, integrals by quadrature, limits by extrapolation.
+
+    Raises:
+        ValueError: if the value is not a finite real number.
+    """
+    whole = {symbol: value for symbol, value in point.items() if value.is_Integer}
+    value = _evaluate(expression).subs(whole)
     value = value.replace(lambda e: isinstance(e, Sum | Product), lambda e: e.doit())
-    value = value.replace(lambda e: isinstance(e, Limit), _limit)
-    number = value.evalf(DIGITS, maxn=400)
-    if not number.is_number or number.has(oo, Integral) or not (number.is_comparable or number == 0):
-        raise ValueError(f"{expression} is {number}, not a finite real number, at {dict(point)}")
-    return mpmath.mpf(Float(number, DIGITS)._mpf_)
+    with mpmath.workdps(DIGITS + 15):
+        try:
+            value = value.replace(lambda e: isinstance(e, Limit), lambda e: _limit(e, point))
+            number = mpmath.mpmathify(_function(value, point)())
+        except (ZeroDivisionError, OverflowError) as error:
+            raise ValueError(f"{expression} has no value at {dict(point)}: {error}") from None
+        if not mpmath.isfinite(number) or abs(mpmath.im(number)) > TOLERANCE * abs(number):
+            raise ValueError(f"{expression} is {mpmath.nstr(number)}, not a finite real number, at {dict(point)}")
+        return mpmath.re(number)
 
 
-def _limit(limit: Limit) -> Float:
+def _function(expression: Expr, point: Mapping[Symbol, Rational], *variables: Symbol) -> Callable[..., Any]:
+    """Return a function of the variables that evaluates an expression at a point, to the working precision."""
+    symbols = sorted(expression.free_symbols - set(variables), key=str)
+    values = [mpmath.mpf(point[symbol].p) / point[symbol].q for symbol in symbols]
+    compiled = lambdify([*variables, *symbols], expression, "mpmath")
+    return lambda *arguments: compiled(*arguments, *values)
+
+
+def _limit(limit: Limit, point: Mapping[Symbol, Rational]) -> Float:
     """Extrapolate to the limit (Richardson, in powers of the distance), without SymPy's own limits."""
     inside, variable, target, direction = limit.args
     side = -1 if str(direction) == "-" else 1
-
-    def at(distance: Rational) -> Float:
-        place = (1 if target is oo else -1) / distance if target in (oo, -oo) else target + side * distance
-        return inside.subs(variable, place).doit().evalf(80, maxn=1000)
-
-    columns: list[Float] = []
-    previous = columns
-    for k in range(5, 21):
-        row = [at(Rational(1, 2**k))]
-        for order, coarse in enumerate(previous, start=1):
-            row.append(row[-1] + (row[-1] - coarse) / (2**order - 1))
-        previous, columns = row, [*columns, row[-1]]
-    if not abs(columns[-1] - columns[-2]) <= Float(10) ** -20 * (1 + abs(columns[-1])):
-        raise ValueError(f"{limit} does not settle: {columns[-2]}, {columns[-1]}")
-    return columns[-1]
+    at = _function(inside, point, variable)
+    end = None if target in (oo, -oo) else _function(target, point)()
+    sign = -1 if target == -oo else 1
+    with mpmath.workdps(80):
+        diagonal: list[mpmath.mpf] = []
+        previous: list[mpmath.mpf] = []
+        for k in range(5, 21):
+            row = [at(sign * mpmath.mpf(2) ** k if end is None else end + side * mpmath.mpf(2) ** -k)]
+            for order, coarse in enumerate(previous, start=1):
+                row.append(row[-1] + (row[-1] - coarse) / (2**order - 1))
+            previous = row
+            diagonal.append(row[-1])
+        if not abs(diagonal[-1] - diagonal[-2]) <= mpmath.mpf(10) ** -20 * (1 + abs(diagonal[-1])):
+            raise ValueError(f"{limit} does not settle: {diagonal[-2]}, {diagonal[-1]}")
+        return Float(diagonal[-1], DIGITS + 15)
 
 
 # --- SymPy ------------------------------------------------------------------------------------------------------------
@@ -524,7 +540,7 @@ def _smooth(limit: Limit) -> Expr:
 
 def _expression(label: str, side: str, value: Any) -> Expr:
     value = sympify(value)
-    if isinstance(value, Relational | Boolean) or not isinstance(value, Expr):
+    if not isinstance(value, Expr):
         raise ValueError(f"step {label!r}: {side}={value} is not an expression; keep the two sides apart, not in an Eq")
     if value.atoms(Float):
         raise ValueError(f"step {label!r}: {side}={value} holds a rounded number; write Rational(1, 2) for 0.5")
