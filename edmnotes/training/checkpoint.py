@@ -47,15 +47,16 @@ def write(directory: Path, content: Mapping[str, Any], tensors: Mapping[str, Ten
     directory.mkdir(parents=True, exist_ok=True)
     packed = bytes_of({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
     name = f"step-{content['step']:08d}.safetensors"
-    _write_whole(directory / name, packed)
+    write_whole(directory / name, packed)
     index = {**content, "tensors": name, "sha256": hashlib.sha256(packed).hexdigest()}
-    _write_whole(directory / INDEX, json.dumps(index, indent=2).encode())
+    write_whole(directory / INDEX, json.dumps(index, indent=2).encode())
     for old in [*directory.glob("step-*.safetensors"), *directory.glob("*.part")]:
         if old.name != name:
             old.unlink()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file aside, force it to disk and rename it: under its name there is never half of it."""
     aside = path.with_name(path.name + ".part")
     with aside.open("wb") as file:
         file.write(content)
