@@ -1,7 +1,6 @@
 r"""Numbers that say how far generated samples are from real ones. Features are an argument; torch only.
 
-Taught in the chapter ``metrics``. Everything is computed in float64 on the CPU, so a number does not depend on the
-device that made the features.
+Everything is computed in float64 on the CPU, so a number does not depend on the device that made the features.
 """
 
 import math
