@@ -51,7 +51,7 @@ x0, eps, mean = symbols(r"x_0 \varepsilon \mu", real=True)
 s, sigma, g = (Function(name, positive=True) for name in ("s", r"\sigma", "g"))
 f = Function("f", real=True)
 S, Z = Function("S", positive=True), Function("Z", positive=True)
-O = Function("O")  # the order of a remainder: both sides of a step must name the same
+remainder = Function("O")  # the order of a remainder: both sides of a step must name the same
 E = Function(r"\mathbb{E}")  # only names what a step computes
 beta, alpha_bar = Function(r"\beta", positive=True), Function(r"\bar\alpha", positive=True)
 beta_min, beta_d = symbols(r"\beta_{\min} \beta_d", positive=True)
@@ -93,7 +93,7 @@ def normal_moment(order: int) -> Expr:
 def taylor(expression: Expr, order: int) -> Expr:
     """Taylor's formula about h = 0, its derivatives not yet carried out, with the order of what is left."""
     derivatives = [expression.subs(h, 0), *(Derivative(expression, (h, k)) for k in range(1, order + 1))]
-    return sum((Subs(d, h, 0) * h**k / factorial(k) for k, d in enumerate(derivatives)), O(h ** (order + 1)))
+    return sum((Subs(d, h, 0) * h**k / factorial(k) for k, d in enumerate(derivatives)), remainder(h ** (order + 1)))
 
 
 @derivation
@@ -234,14 +234,14 @@ def small_step_limit() -> Derivation:
             Step(
                 "scale-taylor",
                 taylor(a, 2),
-                1 + DRIFT * h + Derivative(s(t), t, 2) / (2 * s(t)) * h**2 + O(h**3),
+                1 + DRIFT * h + Derivative(s(t), t, 2) / (2 * s(t)) * h**2 + remainder(h**3),
                 "expand the factor of the signal",
                 name=a,
             ),
             Step(
                 "noise-taylor",
                 taylor(b_squared, 1),
-                2 * s(t) ** 2 * sigma(t) * Derivative(sigma(t), t) * h + O(h**2),
+                2 * s(t) ** 2 * sigma(t) * Derivative(sigma(t), t) * h + remainder(h**2),
                 "expand the variance of the added noise",
                 name=b_squared,
             ),
@@ -469,7 +469,7 @@ def ddpm_chain() -> Derivation:
             Step(
                 "ddpm-taylor",
                 taylor(sqrt(1 - b * h), 2),
-                1 - b * h / 2 - b**2 * h**2 / 8 + O(h**3),
+                1 - b * h / 2 - b**2 * h**2 / 8 + remainder(h**3),
                 "expand DDPM's factor",
                 name=sqrt(1 - b * h),
                 assuming=[b * h < 1],
@@ -477,7 +477,7 @@ def ddpm_chain() -> Derivation:
             Step(
                 "ddpm-log",
                 taylor(log(1 - b * h), 2),
-                -b * h - b**2 * h**2 / 2 + O(h**3),
+                -b * h - b**2 * h**2 / 2 + remainder(h**3),
                 "expand the logarithm of its square",
                 name=log(1 - b * h),
                 assuming=[b * h < 1],
