@@ -141,7 +141,7 @@ def test_an_unknown_set_is_refused_with_the_list_of_those_there_are():
         (torch.randn(3, 2), torch.tensor([0, -1, 2]), "labels must"),
     ],
 )
-def test_labelled_refuses_what_does_not_fit(x, labels, named):
+def test_labelled_that_does_not_fit_is_refused(x, labels, named):
     with pytest.raises(ValueError, match=named):
         data.Labelled(x, labels)
 

@@ -69,7 +69,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(processes, tm
         process.start()
         while step_of(killed) < kill_at:
             assert process.is_alive(), "the run ended before it could be killed"
-            time.sleep(0.001)
+            time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.01))
         process.kill()
         process.join()
