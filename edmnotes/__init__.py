@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 ROOMS = (
     "cli",
+    "contract",
     "data",
     "derivations",
     "exact",
@@ -26,6 +27,7 @@ ROOMS = (
     "scale",
     "schedules",
     "steps",
+    "targets",
     "training",
 )
 

@@ -4,14 +4,23 @@ The denoising loss is a regression to the clean sample, ``λ(σ) |D(x_0 + σ ε;
 and 8); its weight comes from the denoiser's own preconditioning, so the two can never disagree about σ_data.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edmnotes.preconditioning import Denoiser
+from edmnotes.schedules import VP, Schedule
+
+
+@runtime_checkable
+class Sigmas(Protocol):
+    """A distribution of noise levels to train on."""
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
+        """Draw ``n`` noise levels, float64 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,80 @@ class LogNormal:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
         """Draw ``n`` noise levels, float64 on the CPU."""
         return torch.exp(self.mean + self.std * torch.randn(n, generator=generator, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Ln σ uniform between two levels (Karras et al. 2022, Table 1, column VE).
+
+    Attributes:
+        sigma_min: the lowest level.
+        sigma_max: the highest.
+    """
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < float("inf"):
+            raise ValueError(
+                f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}; need 0 < sigma_min < sigma_max < inf"
+            )
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
+        """Draw ``n`` noise levels, float64 on the CPU."""
+        fraction = torch.rand(n, generator=generator, dtype=torch.float64)
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** fraction
+
+
+@dataclass(frozen=True)
+class UniformTime:
+    """σ(t) at uniform times of a schedule (Karras et al. 2022, Table 1, column VP; flow matching).
+
+    Attributes:
+        schedule: gives σ(t).
+        start: first time, above that at which σ is 0.
+        end: last time.
+    """
+
+    schedule: Schedule = field(default_factory=VP)
+    start: float = 1e-5
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.start < self.end:
+            raise ValueError(f"start = {self.start}, end = {self.end}; need start < end")
+        low, high = self.schedule.sigma(torch.tensor([self.start, self.end], dtype=torch.float64)).tolist()
+        if not 0 < low < high:
+            raise ValueError(
+                f"start = {self.start} has level {low}, end = {self.end} has {high}; need 0 < start's < end's"
+            )
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
+        """Draw ``n`` noise levels, float64 on the CPU."""
+        fraction = torch.rand(n, generator=generator, dtype=torch.float64)
+        return self.schedule.sigma(self.start + (self.end - self.start) * fraction)
+
+
+@dataclass(frozen=True, eq=False)
+class UniformLevels:
+    """Each of a list of levels equally often (DDPM; Karras et al. 2022, Table 1, column iDDPM).
+
+    Attributes:
+        levels: positive noise levels.
+    """
+
+    levels: Float[Tensor, " levels"]
+
+    def __post_init__(self) -> None:
+        levels = torch.as_tensor(self.levels, dtype=torch.float64)
+        if levels.ndim != 1 or not len(levels) or not bool(((levels > 0) & (levels < torch.inf)).all()):
+            raise ValueError(f"levels has shape {tuple(levels.shape)}; it must be a list of positive, finite numbers")
+        object.__setattr__(self, "levels", levels)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, " n"]:
+        """Draw ``n`` noise levels, float64 on the CPU."""
+        return self.levels[torch.randint(len(self.levels), (n,), generator=generator)]
 
 
 def denoising(

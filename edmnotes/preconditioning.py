@@ -4,14 +4,16 @@ r"""Preconditioning: how a raw network F becomes a denoiser D.
 the loss weight λ(σ) are one value of the design space, a frozen dataclass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edmnotes import schedules, steps
 from edmnotes.contract import Level, per_sample
+from edmnotes.schedules import Schedule
 
 
 @runtime_checkable
@@ -67,6 +69,103 @@ class EDM:
     def weight(self, sigma: Tensor) -> Tensor:
         """λ(σ) = (σ² + σ_data²) / (σ σ_data)² = 1 / c_out²: every σ weighs the same for F."""
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+
+class _PredictsNoise:
+    """c_skip = 1, c_out = ±σ: the network predicts ε up to sign, and training weighs its error by 1."""
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        """The whole input."""
+        return torch.ones_like(sigma)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        """−σ: D = x − σ F."""
+        return -sigma
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """1 / √(σ² + 1), unit variance for data of unit variance."""
+        return 1 / torch.sqrt(sigma**2 + 1)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """λ(σ) = 1 / σ²."""
+        return sigma**-2
+
+
+@dataclass(frozen=True)
+class VP(_PredictsNoise):
+    """The network predicts ε and is told the time (Ho et al. 2020; Karras et al. 2022, Table 1, column VP).
+
+    Attributes:
+        schedule: turns σ into the time; VP, or a DDPM chain as :class:`~edmnotes.schedules.Discrete`.
+        time_factor: M − 1, factor on the time; 1 for a chain, whose time already counts steps.
+    """
+
+    schedule: Schedule = field(default_factory=schedules.VP)
+    time_factor: float = 999.0
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """(M − 1) t with σ(t) = σ."""
+        return self.time_factor * self.schedule.sigma_inv(sigma)
+
+
+@dataclass(frozen=True)
+class VE(_PredictsNoise):
+    """The network predicts −ε from an input of any size (Song et al. 2021; Karras et al. 2022, Table 1, column VE)."""
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        """D = x + σ F."""
+        return sigma
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """1: the input is not scaled."""
+        return torch.ones_like(sigma)
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """Ln of σ/2."""
+        return torch.log(sigma / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class IDDPM(_PredictsNoise):
+    """The network predicts ε and is told the nearest step of a chain (Karras et al. 2022, Table 1, column iDDPM).
+
+    Attributes:
+        levels: u_0 > … > u_{M−1} > 0 of the chain, without the last 0.
+    """
+
+    levels: Tensor = field(default_factory=lambda: steps.iddpm_levels()[:-1])
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """M − 1 − argmin_j ``|u_j - σ|``: 0 for the lowest level."""
+        levels = self.levels.to(sigma).flip(0)
+        above = torch.searchsorted(levels, sigma.contiguous()).clamp(1, len(levels) - 1)
+        nearer_below = sigma - levels[above - 1] < levels[above] - sigma
+        return (above - nearer_below.long()).to(sigma)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The network predicts the velocity ε − x_0 from x_t = (1 − t) x_0 + t ε, t = σ / (1 + σ) (Lipman et al. 2023)."""
+
+    def c_skip(self, sigma: Tensor) -> Tensor:
+        """1 / (1 + σ) = 1 − t."""
+        return 1 / (1 + sigma)
+
+    def c_out(self, sigma: Tensor) -> Tensor:
+        """−σ / (1 + σ) = −t."""
+        return -sigma / (1 + sigma)
+
+    def c_in(self, sigma: Tensor) -> Tensor:
+        """1 / (1 + σ): x_t from x_t / (1 − t)."""
+        return 1 / (1 + sigma)
+
+    def c_noise(self, sigma: Tensor) -> Tensor:
+        """The time t = σ / (1 + σ)."""
+        return sigma / (1 + sigma)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """λ(σ) = ((1 + σ) / σ)²: the error of the velocity itself."""
+        return ((1 + sigma) / sigma) ** 2
 
 
 class Denoiser(nn.Module):

@@ -4,11 +4,13 @@ Used by the chapter ``forward`` and taught with the samplers. Levels are float64
 units of the data. With n = 1 the only level above 0 is ``sigma_max``.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edmnotes.schedules import VP
+from edmnotes.schedules import VP, Discrete
 
 Levels = Float[Tensor, " levels"]
 
@@ -77,6 +79,101 @@ def ve(n: int, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Levels:
     """
     _check(n, sigma_min, sigma_max)
     return _finish(sigma_max * (sigma_min / sigma_max) ** _ramp(n), sigma_min, sigma_max)
+
+
+def iddpm_levels(count: int = 1000, *, c1: float = 0.001, c2: float = 0.008) -> Levels:
+    """The levels u_0 > u_1 > … > u_M = 0 of iDDPM's cosine chain (Karras et al. 2022, Table 1, column iDDPM).
+
+    From the end: u_{j−1} = √((u_j² + 1) / max(ᾱ_{j−1} / ᾱ_j, C_1) − 1), ᾱ_j = sin²(π j / (2 M (C_2 + 1))), in float64.
+
+    Args:
+        count: M, the number of levels above 0.
+        c1: C_1, the least ratio of neighbouring ᾱ.
+        c2: C_2, the offset of the cosine.
+
+    Returns:
+        count + 1 levels, the last one 0.
+
+    Raises:
+        ValueError: if count < 1, or ``c1`` or ``c2`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"count = {count}; at least one level above 0 is needed")
+    if not (0 < c1 < 1 and 0 < c2 < float("inf")):
+        raise ValueError(f"c1 = {c1}, c2 = {c2}; need 0 < c1 < 1 and c2 > 0, e.g. 0.001 and 0.008")
+    alpha_bar = torch.sin(math.pi / 2 * torch.arange(count + 1, dtype=torch.float64) / count / (c2 + 1)) ** 2
+    levels = alpha_bar.new_zeros(count + 1)
+    for j in range(count, 0, -1):
+        levels[j - 1] = torch.sqrt((levels[j] ** 2 + 1) / (alpha_bar[j - 1] / alpha_bar[j]).clamp(min=c1) - 1)
+    return levels
+
+
+def iddpm(n: int, sigma_min: float = 0.002, sigma_max: float = 81.0) -> Levels:
+    """Levels of iDDPM's chain of 1000, evenly spaced by index between the two ends (Karras et al. 2022, Table 1).
+
+    Args:
+        n: number of levels above 0.
+        sigma_min: no level of the chain below this is used.
+        sigma_max: none above this; the default leaves out the chain's first eight.
+
+    Returns:
+        n + 1 levels, the last one 0.
+
+    Raises:
+        ValueError: if n < 1 or not 0 < sigma_min < sigma_max < inf, or n is more than the chain has between them.
+    """
+    _check(n, sigma_min, sigma_max)
+    chain = iddpm_levels()
+    return _subsequence(chain[(chain >= sigma_min) & (chain <= sigma_max)], _ramp(n))
+
+
+def linear(n: int, schedule: Discrete) -> Levels:
+    """Levels of a chain at evenly spaced steps, the first and the last among them (Song et al. 2021, DDIM).
+
+    Args:
+        n: number of levels above 0.
+        schedule: the chain.
+
+    Returns:
+        n + 1 levels, the last one 0.
+
+    Raises:
+        ValueError: if n < 1, or n is more than the chain has.
+    """
+    return _subsequence(_chain(n, schedule), _ramp(n))
+
+
+def quadratic(n: int, schedule: Discrete) -> Levels:
+    """Levels of a chain at steps whose square roots are evenly spaced, dense at the low end (DDIM, appendix D.2).
+
+    Args:
+        n: number of levels above 0.
+        schedule: the chain.
+
+    Returns:
+        n + 1 levels, the last one 0.
+
+    Raises:
+        ValueError: if n < 1, or so many that two would fall on one step of the chain.
+    """
+    chain = _chain(n, schedule)
+    first, last = 1.0, float(len(chain)) ** 0.5
+    steps = (last + _ramp(n) * (first - last)) ** 2
+    return _subsequence(chain, (len(chain) - steps) / max(len(chain) - 1, 1))
+
+
+def _chain(n: int, schedule: Discrete) -> Levels:
+    """All levels of a chain above 0, decreasing."""
+    _check(n, 1.0, 2.0)
+    return schedule.sigma(torch.arange(len(schedule.betas), 0, -1, dtype=torch.float64))
+
+
+def _subsequence(chain: Levels, places: Tensor) -> Levels:
+    """The levels of a decreasing chain nearest to fractional places between 0 and 1, then 0."""
+    indices = (places * (len(chain) - 1) + 0.5).floor().long()
+    if bool((indices.diff() <= 0).any()):
+        raise ValueError(f"n = {len(places)}; two levels would fall on one of the {len(chain)} that the chain has here")
+    return torch.cat([chain[indices], chain.new_zeros(1)])
 
 
 def _check(n: int, sigma_min: float, sigma_max: float) -> None:

@@ -1,6 +1,11 @@
 """``--typed`` runs the tests under jaxtyping and beartype: every annotated shape and dtype is checked at each call."""
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is slow, not wrong; and the same examples each time make a failure reproducible.
+settings.register_profile("edmnotes", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("edmnotes")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

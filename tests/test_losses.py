@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from edmnotes.losses import LogNormal, denoising
+from edmnotes.losses import LogNormal, LogUniform, UniformLevels, UniformTime, denoising
 from edmnotes.preconditioning import EDM, Denoiser
+from edmnotes.schedules import VP, FlowMatching
 
 
 class Zero(nn.Module):
@@ -85,3 +88,65 @@ def test_shapes_that_do_not_fit_are_refused():
         denoising(denoiser, torch.zeros(3, 2), torch.ones(3), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="sigma has shape"):
         denoising(denoiser, torch.zeros(3, 2), torch.ones(2), torch.zeros(3, 2))
+
+
+def test_log_uniform_is_uniform_in_the_logarithm():
+    logs = LogUniform(0.02, 100.0).sample(100_000, generator=seeded()).log()
+    low, high = math.log(0.02), math.log(100.0)
+    assert low <= float(logs.min()) < low + 0.01
+    assert high - 0.01 < float(logs.max()) <= high
+    quartiles = torch.quantile(logs, torch.tensor([0.25, 0.5, 0.75]).double())
+    # Standard error of a quartile: 8.5 √(3/16 / 1e5) = 0.012.
+    torch.testing.assert_close(
+        quartiles, low + (high - low) * torch.tensor([0.25, 0.5, 0.75]).double(), rtol=0, atol=0.06
+    )
+
+
+def test_uniform_time_is_uniform_in_the_time():
+    distribution = UniformTime(VP(), 1e-5, 1.0)
+    times = VP().sigma_inv(distribution.sample(100_000, generator=seeded()))
+    assert float(times.min()) >= 1e-5 * (1 - 1e-9)
+    assert float(times.max()) <= 1
+    # Standard errors 0.0009 and 0.0004.
+    assert float(times.mean()) == pytest.approx(0.5, abs=0.004)
+    assert float(times.var()) == pytest.approx(1 / 12, abs=0.0015)
+
+
+def test_uniform_levels_are_drawn_equally_often():
+    levels = torch.tensor([0.1, 1.0, 10.0])
+    drawn = UniformLevels(levels).sample(30_000, generator=seeded())
+    for level in levels.double():
+        # Standard error of a count: 82.
+        assert int((drawn == level).sum()) == pytest.approx(10_000, abs=330)
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [LogNormal(), LogUniform(), UniformTime(), UniformTime(FlowMatching(), 1e-3, 0.999), UniformLevels([0.5, 2.0])],
+    ids=lambda d: type(d).__name__,
+)
+@given(n=st.integers(1, 50), seed=st.integers(0, 2**31))
+def test_every_distribution_draws_positive_levels_from_the_generator_alone(distribution, n, seed):
+    before = torch.random.get_rng_state()
+    drawn = distribution.sample(n, generator=seeded(seed))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (drawn.shape, drawn.dtype, drawn.device.type) == ((n,), torch.float64, "cpu")
+    assert bool(((drawn > 0) & (drawn < torch.inf)).all())
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: LogUniform(0.0, 1.0), "sigma_min"),
+        (lambda: LogUniform(2.0, 1.0), "sigma_min"),
+        (lambda: UniformTime(VP(), 1.0, 0.5), "start"),
+        (lambda: UniformTime(VP(), 0.0, 1.0), "start"),
+        (lambda: UniformTime(FlowMatching(), 0.1, 1.0), "outside the domain"),
+        (lambda: UniformLevels(torch.tensor([])), "levels"),
+        (lambda: UniformLevels([1.0, 0.0]), "levels"),
+        (lambda: UniformLevels([[1.0]]), "levels"),
+    ],
+)
+def test_impossible_distributions_are_refused(make, name):
+    with pytest.raises(ValueError, match=name):
+        make()

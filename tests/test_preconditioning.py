@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from edmnotes.preconditioning import EDM, Denoiser
+from edmnotes import schedules, steps
+from edmnotes.preconditioning import EDM, IDDPM, VE, VP, Denoiser, Flow
 
 SIGMAS = torch.logspace(-3, 2, 11, dtype=torch.float64)
 
@@ -98,3 +99,59 @@ def test_a_network_that_returns_another_shape_is_refused():
 
     with pytest.raises(ValueError, match=r"returned shape \(3, 1\)"):
         Denoiser(Wrong(), EDM())(torch.zeros(3, 2), 1.0)
+
+
+# The other rows of EDM's Table 1.
+
+
+def test_vp_row():
+    c = VP()
+    torch.testing.assert_close(c.c_skip(SIGMAS), torch.ones_like(SIGMAS))
+    torch.testing.assert_close(c.c_out(SIGMAS), -SIGMAS)
+    torch.testing.assert_close(c.c_in(SIGMAS), (SIGMAS**2 + 1) ** -0.5)
+    torch.testing.assert_close(c.c_noise(SIGMAS), 999 * schedules.VP().sigma_inv(SIGMAS))
+    torch.testing.assert_close(c.weight(SIGMAS), SIGMAS**-2)
+
+
+def test_ve_row():
+    c = VE()
+    ones = torch.ones_like(SIGMAS)
+    torch.testing.assert_close(c.c_skip(SIGMAS), ones)
+    torch.testing.assert_close(c.c_out(SIGMAS), SIGMAS)
+    torch.testing.assert_close(c.c_in(SIGMAS), ones)
+    torch.testing.assert_close(c.c_noise(SIGMAS), (SIGMAS / 2).log())
+    torch.testing.assert_close(c.weight(SIGMAS), SIGMAS**-2)
+
+
+def test_iddpm_row_tells_the_nearest_step():
+    c, levels = IDDPM(), steps.iddpm_levels()[:-1]
+    asked = torch.cat([levels, levels[:-1] * 0.7 + levels[1:] * 0.3, torch.tensor([1e-9, 1e9]).double()])
+    nearest = (levels[None] - asked[:, None]).abs().argmin(1)
+    torch.testing.assert_close(c.c_noise(asked), 999 - nearest.double())
+    assert float(c.c_noise(levels[-1])) == 0
+
+
+def test_flow_row_predicts_the_velocity_from_the_point_on_the_line():
+    c, t = Flow(), SIGMAS / (1 + SIGMAS)
+    torch.testing.assert_close(c.c_in(SIGMAS), 1 - t)
+    torch.testing.assert_close(c.c_noise(SIGMAS), t)
+    x0, eps = torch.tensor(0.3).double(), torch.tensor(-1.1).double()
+    x = x0 + SIGMAS * eps
+    torch.testing.assert_close(c.c_skip(SIGMAS) * x + c.c_out(SIGMAS) * (eps - x0), x0.expand_as(x))
+    torch.testing.assert_close(c.weight(SIGMAS) * c.c_out(SIGMAS) ** 2, torch.ones_like(SIGMAS))
+
+
+@pytest.mark.parametrize("c", [VP(), VE(), IDDPM(), Flow()], ids=lambda c: type(c).__name__)
+def test_each_row_makes_a_denoiser(c):
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.7, torch.tensor([0.01, 0.7, 50.0])):
+        out = Denoiser(Recorder(), c)(x, sigma)
+        assert (out.shape, out.dtype) == (x.shape, x.dtype)
+        assert bool(out.isfinite().all())
+
+
+def test_a_ddpm_chain_is_told_its_step():
+    chain = schedules.Discrete(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    c = VP(chain, time_factor=1.0)
+    steps_of_it = torch.tensor([1.0, 500.0, 1000.0]).double()
+    torch.testing.assert_close(c.c_noise(chain.sigma(steps_of_it)), steps_of_it)

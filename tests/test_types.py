@@ -17,7 +17,7 @@ ROOMS = [
 
 
 def run_typed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # The orders take long. Tests named "refused" hand over wrong shapes on purpose: there the run-time checker would speak first.
+    # The orders take long. Tests named "refused" hand over wrong shapes: there the run-time checker would speak first.
     command = [
         sys.executable,
         "-m",

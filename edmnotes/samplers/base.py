@@ -75,6 +75,19 @@ def check_levels(sigmas: Float[Tensor, " levels"]) -> Float[Tensor, " levels"]:
     return levels
 
 
+def intervals(schedule: Schedule, levels: Float[Tensor, " levels"]) -> list[tuple[Tensor, Tensor | None]]:
+    """The times at which each step begins and ends.
+
+    Level 0 lies outside some schedules; the last step, which is D itself there, then ends at None.
+
+    Raises:
+        ValueError: if another level lies outside the schedule's domain.
+    """
+    reached = levels[: len(levels) - (schedule.levels.low > 0)]
+    times = list(schedule.sigma_inv(reached))
+    return list(zip(times, [*times[1:], None], strict=True))[: len(levels) - 1]
+
+
 def working_dtype(x: Tensor) -> torch.dtype:
     """float64, where the device of ``x`` has it."""
     if not x.is_floating_point():

@@ -1,6 +1,5 @@
 """Solvers of the probability-flow ODE."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,7 +7,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edmnotes.contract import DenoiserLike
-from edmnotes.samplers.base import Callback, Churn, Noise, Slope, Solution, Trace, check_levels, churned, working_dtype
+from edmnotes.samplers.base import (
+    Callback,
+    Churn,
+    Noise,
+    Slope,
+    Solution,
+    Trace,
+    check_levels,
+    churned,
+    intervals,
+    working_dtype,
+)
 from edmnotes.schedules import EDM, Schedule
 
 # EDM() and Churn() are frozen values, safe as defaults.
@@ -50,11 +60,11 @@ def euler(
     levels, state = check_levels(sigmas), x.to(working_dtype(x))
     slope, trace = Slope(denoiser, schedule, cond), Trace(state, trajectory=trajectory, callback=callback)
     n = len(levels) - 1
-    for i, (t, t_next) in enumerate(pairwise(schedule.sigma_inv(levels))):
+    for i, (t, t_next) in enumerate(intervals(schedule, levels)):
         if churn and (gamma := churn.gamma(float(levels[i]), n)) > 0:
             state, t = churned(state, t, schedule, gamma, churn, noise or torch.randn_like)
         here, denoised = slope(state, t)
-        state = state + (t_next - t) * here
+        state = denoised if t_next is None else state + (t_next - t) * here
         trace.add(state, i=i, sigma=float(levels[i]), denoised=denoised)
     return Solution(state.to(x.dtype), slope.calls, trace.stacked())
 
@@ -102,14 +112,13 @@ def heun(
     levels, state = check_levels(sigmas), x.to(working_dtype(x))
     slope, trace = Slope(denoiser, schedule, cond), Trace(state, trajectory=trajectory, callback=callback)
     n = len(levels) - 1
-    for i, (t, t_next) in enumerate(pairwise(schedule.sigma_inv(levels))):
+    for i, (t, t_next) in enumerate(intervals(schedule, levels)):
         if churn and (gamma := churn.gamma(float(levels[i]), n)) > 0:
             state, t = churned(state, t, schedule, gamma, churn, noise or torch.randn_like)
-        step = t_next - t
-        mean_slope, denoised = slope(state, t)
-        if levels[i + 1] > 0:
-            there, _ = slope(state + alpha * step * mean_slope, t + alpha * step)
-            mean_slope = (1 - 0.5 / alpha) * mean_slope + 0.5 / alpha * there
-        state = state + step * mean_slope
+        here, denoised = slope(state, t)
+        if t_next is not None and levels[i + 1] > 0:
+            there, _ = slope(state + alpha * (t_next - t) * here, t + alpha * (t_next - t))
+            here = (1 - 0.5 / alpha) * here + 0.5 / alpha * there
+        state = denoised if t_next is None else state + (t_next - t) * here
         trace.add(state, i=i, sigma=float(levels[i]), denoised=denoised)
     return Solution(state.to(x.dtype), slope.calls, trace.stacked())

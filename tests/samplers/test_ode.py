@@ -10,7 +10,7 @@ from edmnotes import steps
 from edmnotes.exact import Gaussian, GaussianMixture
 from edmnotes.noise import PerSample
 from edmnotes.samplers import Churn, euler, heun
-from edmnotes.schedules import EDM, VE, VP
+from edmnotes.schedules import EDM, VE, VP, Cosine, Discrete, FlowMatching, GeometricVE
 
 SCHEDULES = [EDM(), VE(), VP()]
 DATA = Gaussian(0.0, 0.5)
@@ -162,6 +162,34 @@ def test_the_last_step_returns_what_euler_makes_of_it(schedule):
     assert float(last.x) == float(states[-1])
     if isinstance(schedule, EDM):
         assert float(states[-1]) == pytest.approx(float(DATA(states[-2], t)), rel=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize(
+    ("schedule", "sigma_min", "sigma_max"),
+    [
+        (GeometricVE(0.002, 80.0), 0.002, 80.0),
+        (FlowMatching(), 0.002, 80.0),
+        (Cosine(), 0.002, 80.0),
+        (Discrete(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)), 0.01, 150.0),
+    ],
+    ids=str,
+)
+def test_every_schedule_is_sampled_on(sampler, schedule, sigma_min, sigma_max):
+    """The final std tends to the exact one; where the schedule ends above level 0 the last step is D itself."""
+    sigmas = steps.edm(1000, sigma_min, sigma_max)
+    x = start(schedule, sigmas[0], sigmas[0] * ONE)
+    solution = sampler(DATA, x, sigmas, schedule=schedule, trajectory=True)
+    assert float(solution.x) == pytest.approx(0.5, rel={euler: 3e-2, heun: 1e-3}[sampler])
+    if schedule.levels.low > 0:
+        assert torch.equal(solution.x, DATA(solution.trajectory[-2], sigmas[-2]))
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+def test_levels_outside_the_schedule_are_refused(sampler):
+    for schedule in (GeometricVE(0.02, 50.0), GeometricVE(0.01, 100.0)):
+        with pytest.raises(ValueError, match=r"sigma = .*outside the domain"):
+            sampler(DATA, ONE, steps.edm(5, 0.002, 80.0), schedule=schedule)
 
 
 # The contract.
