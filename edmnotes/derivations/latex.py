@@ -1,13 +1,15 @@
 r"""Reads the book's LaTeX back into SymPy, in the symbols of the step that it should state.
 
-SymPy's ``parse_latex`` (the antlr grammar) does the parsing. It knows few of the book's symbols and guesses at the rest,
-so every symbol is first replaced by one plain letter and every product gets its sign. Reading is strict: a command that
-is not known here, a symbol that the step does not have, a doubtful ``1/2x`` or two statements under one label are errors.
+SymPy's ``parse_latex`` (the antlr grammar) does the parsing. It knows few of the book's symbols and guesses at the
+rest, so every symbol is first replaced by one plain letter and every product gets its sign. Reading is strict: a
+command that is not known here, a symbol that the step does not have, a doubtful ``1/2x`` or two statements under one
+label are errors.
 """
 
 import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sympy import Derivative, Dummy, Expr, Limit, Subs, Symbol, pi
@@ -28,51 +30,13 @@ class SaidTwice(ValueError):
 
 Tree = list  # of str (a character or a command) and Tree (a group in braces)
 
-ACCENTS = {*"bar hat tilde vec overline widehat check mathbf boldsymbol mathcal mathbb dot ddot".split()}  # noqa: SIM905
-WORDS = {"mathrm", "text", "textrm", "operatorname", "mathit", "mathsf", "rm"}
-GREEK = set(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "varrho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "pi",
-        "ell",
-    ]
+ACCENT_WORDS = "dot ddot bar hat tilde vec overline widehat mathbf boldsymbol mathcal mathbb"
+GREEK_WORDS = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega pi ell"
 )
+ACCENTS, GREEK = set(ACCENT_WORDS.split()), set(GREEK_WORDS.split())
+WORDS = {"mathrm", "text", "textrm", "operatorname", "mathit", "mathsf", "rm"}
 FUNCTIONS = {"exp", "log", "ln", "sin", "cos", "tan", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan"}
 SPACING = {",", ";", ":", "!", " ", "left", "right", "displaystyle", "limits", "nolimits"} | {
     size + side for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")
@@ -152,7 +116,7 @@ def _tree(latex: str) -> Tree:
 
 @dataclass
 class _Names:
-    """The letters that stand for symbols while ``parse_latex`` works, and what the step means by each symbol."""
+    """What the step means by each symbol, and the letters that stand for them while ``parse_latex`` works."""
 
     step: Step
     known: dict[str, Any] = field(init=False)
@@ -164,16 +128,22 @@ class _Names:
         given: Mapping[Expr, Expr] = self.step.given
         for side in (self.step.subject, self.step.lhs, self.step.rhs, *given.keys(), *given.values()):
             expression = side.replace(lambda e: isinstance(e, Solved), lambda e: e.value)
-            directions = {limit.args[3] for limit in expression.atoms(Limit)}
-            for symbol in expression.atoms(Symbol) - directions:
-                self.known[_canonical(symbol.name)] = symbol
+            no_symbols = {limit.args[3] for limit in expression.atoms(Limit)}
             for sequence in expression.atoms(Indexed):
-                self.known[_canonical(str(sequence.base.label))] = sequence.base
+                self._know(str(sequence.base.label), sequence.base)
+                no_symbols.add(sequence.base.label)
+            for symbol in expression.atoms(Symbol) - no_symbols:
+                self._know(symbol.name, symbol)
             for applied in expression.atoms(AppliedUndef):
-                name = _canonical(applied.func.__name__)
-                self.known[name] = applied.func
+                name = self._know(applied.func.__name__, applied.func)
                 if not any(side is value for value in given.values()):
                     self.arguments.setdefault(name, set()).add(applied.args)
+
+    def _know(self, sympy_name: str, meaning: Any) -> str:
+        name = _canonical(sympy_name)
+        if self.known.setdefault(name, meaning) != meaning:
+            raise ReadError(f"the step has two things named {name}: {self.known[name]!r} and {meaning!r}")
+        return name
 
     @property
     def free(self) -> set[Symbol]:
@@ -189,19 +159,24 @@ class _Names:
         return self.letters[meaning]
 
     def only_argument(self, name: str) -> Expr:
-        arguments = self.arguments.get(name, set())
-        if len(arguments) != 1 or len(next(iter(arguments))) != 1:
-            raise ReadError(
-                f"{name} is written without its argument, which could be any of {sorted(map(str, arguments))}"
-            )
-        return next(iter(arguments))[0]
+        """Return the argument of a function that the page writes bare: the one symbol, or else the one expression."""
+        arguments = [args[0] for args in self.arguments.get(name, ()) if len(args) == 1]
+        plain = [arg for arg in arguments if isinstance(arg, Symbol)] or arguments
+        if len(plain) != 1:
+            raise ReadError(f"{name} is written without its argument, which could be any of {sorted(map(str, plain))}")
+        return plain[0]
+
+
+@lru_cache(maxsize=1000)
+def _grammar(plain: str) -> Expr:
+    try:
+        return parse_latex(plain, strict=True)
+    except LaTeXParsingError as error:
+        raise ReadError(f"parse_latex gives up on {plain!r}: {str(error).splitlines()[0]}") from None
 
 
 def _parse(plain: str, names: _Names) -> Expr:
-    try:
-        parsed = parse_latex(plain, strict=True)
-    except LaTeXParsingError as error:
-        raise ReadError(f"parse_latex gives up on {plain!r}: {str(error).splitlines()[0]}") from None
+    parsed = _grammar(plain)
     functions: dict[str, Callable[..., Expr]] = {}
     symbols: dict[Symbol, Expr] = {}
     for meaning, letter in names.letters.items():
@@ -215,7 +190,7 @@ def _parse(plain: str, names: _Names) -> Expr:
             functions[letter] = known.__getitem__ if isinstance(known, IndexedBase) else known
     parsed = parsed.replace(lambda e: isinstance(e, AppliedUndef), lambda e: functions[e.func.__name__](*e.args))
     parsed = parsed.xreplace({**symbols, Symbol("pi"): pi})
-    if unknown := parsed.free_symbols - names.free:
+    if unknown := {symbol for symbol in parsed.free_symbols if isinstance(symbol, Symbol)} - names.free:
         raise ReadError(
             f"the page's {', '.join(sorted(map(str, unknown)))} is unknown to the step, "
             f"which has {', '.join(sorted(names.known))}"
@@ -242,7 +217,7 @@ class _Writer:
     def write(self, tree: Tree) -> str:
         out: list[str] = []
         previous = (
-            ""  # what the next factor would be multiplied with: "", "factor", "slash", or "closed" (a doubtful case)
+            ""  # what stands before the next factor: "", "factor", "slash", "closed" (a product would be doubtful)
         )
         i = self._skip(tree, 0)
         while i < len(tree):
@@ -480,7 +455,7 @@ def _starts_atom(token: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Atom:
-    r"""One symbol as written: ``\dot\sigma_t^2`` has an index, a power and, of order 1, the underived ``\sigma_{t}``."""
+    r"""One symbol as written: ``\dot\sigma_t^2`` has an index, a power and, with order 1, underived ``\sigma_{t}``."""
 
     name: str
     base: str
@@ -505,6 +480,9 @@ class _Atom:
                 if k == len(tree):
                     raise ReadError(f"nothing after {tree[j]!r}")
                 script = tree[k] if isinstance(tree[k], list) else [tree[k]]
+                if isinstance(tree[k], str) and tree[k][1:] in WORDS:  # _\mathrm{data}, without braces around it
+                    k = _Writer._skip(tree, k + 1)
+                    script = tree[k] if k < len(tree) and isinstance(tree[k], list) else script
                 index, power = (script, power) if tree[j] == "_" else (index, script)
                 i = k + 1
             else:
