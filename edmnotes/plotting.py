@@ -21,23 +21,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Colors:
-    """One colour a role; the hues are those of Okabe and Ito, told apart by colour-blind readers.
+    """One colour a role.
 
-    Roles that never meet in one figure share a hue: samplers, schedules.
+    All of them differ for colour-blind readers too, in lightness or in blue against yellow; the tests measure it.
+    Schedules share the colours of samplers, which they do not meet in a figure.
     """
 
-    data: str = "#757575"
+    data: str = "#8d8d8d"
     exact: str = "#000000"
-    model: str = "#b0508c"
-    wrong: str = "#c44601"
+    model: str = "#a828c0"
+    wrong: str = "#742015"
 
-    euler: str = "#b87400"
-    heun: str = "#0072b2"
-    churn: str = "#00875f"
+    euler: str = "#bd7111"
+    heun: str = "#0f588a"
+    churn: str = "#156447"
 
-    vp: str = "#0072b2"
-    ve: str = "#b87400"
-    edm: str = "#00875f"
+    vp: str = "#0f588a"
+    ve: str = "#bd7111"
+    edm: str = "#156447"
 
 
 COLORS = Colors()

@@ -87,7 +87,7 @@ def uses(tree: ast.AST, package: str, bound: set[str] = frozenset()) -> Iterator
             yield f"{package}.*"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each has its own cache: it answers for the source as it was first read
 class Library:
     """The package's source: which modules there are, what each imports, and a fingerprint of each."""
 
@@ -119,7 +119,7 @@ class Library:
         found = {p for p in prefixes if self.path(p)}
         return found or {PACKAGE}
 
-    @cache  # noqa: B019 - one Library a run
+    @cache  # noqa: B019 - one Library a run, which needs it to the end
     def tree(self, module: str) -> ast.Module:
         """The module's syntax tree."""
         path = self.path(module)

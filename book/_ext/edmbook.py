@@ -1,4 +1,4 @@
-"""Local Sphinx extension of the book: MathJax from the installed package, a chapter's rooms, re-exported names."""
+"""Local Sphinx extension of the book: MathJax from the installed package, a chapter's rooms, names of the package."""
 
 import json
 import shutil
@@ -46,14 +46,32 @@ def show_rooms(app: Sphinx, doctree: nodes.document) -> None:
     title.parent.insert(title.parent.index(title) + 1, line)
 
 
-def find_reexported(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Node) -> object:
-    """Resolve ``edmnotes.samplers.ode.euler``, where autodoc says that it lives, to ``edmnotes.samplers.euler``."""
-    parts = node.get("reftarget", "").split(".")
-    if node.get("refdomain") != "py" or len(parts) < 4 or parts[0] != "edmnotes":
+def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Node) -> object:
+    """Resolve a name of the package that is documented under another module than the one that it was sought in.
+
+    A room shows what its modules define: ``edmnotes.samplers.ode.euler`` is ``edmnotes.samplers.euler``. A docstring
+    names what its module imports: ``ReadError`` is the only one there is.
+    """
+    domain, target = env.get_domain("py"), node.get("reftarget", "")
+    if node.get("refdomain") != "py" or ("." in target and not target.startswith("edmnotes.")):
         return None
-    target = ".".join([*parts[:2], *parts[3:]])
-    domain = env.get_domain("py")
-    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, content)
+    room, name = target.split(".")[:2], target.split(".")[-1]
+    near = [n for n in domain.objects if n.split(".")[-1] == name and (n.split(".")[:2] == room or "." not in target)]
+    if len(near) != 1:
+        return None
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], near[0], node, content)
+
+
+def skip_symbols(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out SymPy's functions, which are classes and so would be documented: f(t) is a formula, not a class."""
+    return True if isinstance(obj, type) and obj.__module__ is None else None
+
+
+def plain_factories(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Write a dataclass's ``<factory>`` as ``...``: the signature is Python again, and its types become links."""
+    return (signature.replace("<factory>", "..."), returns) if signature else None
 
 
 def setup(app: Sphinx) -> dict[str, object]:
@@ -62,5 +80,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.set_html_assets_policy("always")
     app.connect("builder-inited", copy_mathjax)
     app.connect("doctree-read", show_rooms)
-    app.connect("missing-reference", find_reexported)
+    app.connect("autodoc-skip-member", skip_symbols)
+    app.connect("autodoc-process-signature", plain_factories)
+    app.connect("missing-reference", find_elsewhere)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
