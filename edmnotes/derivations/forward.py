@@ -1,6 +1,6 @@
 r"""Derivations of the chapter ``forward``: the noising formula, its chain, its SDE, and the rows VP, VE and EDM.
 
-s and σ are functions of t, as on the page. Where a step needs s(0) = 1 and σ(0) = 0, :data:`START` writes them through
+s and σ are functions of t, as on the page. Where a step needs s(0) = 1 and σ(0) = 0, ``START`` writes them through
 two arbitrary functions, S(t)/S(0) and √(Z(t) − Z(0)), so that nothing else is assumed of them.
 """
 
@@ -33,6 +33,7 @@ from edmnotes.derivations.core import Call, Derivation, Step, derivation, solve_
 
 DEFINITIONS = {
     "noising": "the model of the whole chapter: two free functions",
+    "intro-noising": "the same formula, shown in the introduction",
     "recursion-ansatz": "the form of one step, chosen; the derivation finds a and b",
     "wiener": "what is meant by a Wiener process",
     "sde": "a notation for the limit of the chains",
