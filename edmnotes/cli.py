@@ -106,7 +106,7 @@ def sample(
         labels: Classes to draw, over and over: 3, or 0,1,2, or all; if not given, no class is asked for.
         out: File to write: .png (a grid of images) or .npz (arrays x, labels, seeds); replaced if it is there.
     """
-    _positive(n=n, steps=steps)
+    _check(seed, n=n, steps=steps)
     _target(out, (".png", ".npz"))
     made = _made(run)
     shape = datasets.load(made.data).train.shape
@@ -131,7 +131,7 @@ def evaluate(run: str, /, *, steps: int = 18, seed: int = 0, out: Path | None = 
         seed: Of the first sample; the next ones count on from it.
         out: Where to keep the numbers; if not given, report.json in the directory of the run (nowhere for shared).
     """
-    _positive(steps=steps)
+    _check(seed, steps=steps)
     made = _made(run)
     if made.data != "digits" or made.num_classes is None:
         raise ValueError(f"run = {run!r} was trained on {made.data}; only class-conditional digits can be judged")
@@ -247,8 +247,10 @@ def _record(directory: Path, made: dict[str, str]) -> None:
     checkpoint.write_whole(directory / RECORD, json.dumps(made).encode())
 
 
-def _positive(**numbers: int) -> None:
-    for name, value in numbers.items():
+def _check(seed: int, **counts: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed = {seed}; it must not be negative")
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} = {value}; it must be 1 or more")
 

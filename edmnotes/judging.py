@@ -79,7 +79,7 @@ class Report:
 
     @property
     def real_to_real_median(self) -> float:
-        """Median of real-to-real: what a perfect generator gets."""
+        """Median of real-to-real, what a perfect generator gets."""
         return median(self.real_to_real)
 
     @property
@@ -231,7 +231,7 @@ def calibration(repeats: int = 10, *, splits: int = 100, steps: int = 600) -> li
         steps: of training, as in :func:`train_judge`.
 
     Returns:
-        One ratio a judge: a mean of 1 is no bias, above 1 a bar too strict.
+        One ratio a judge; a mean of 1 is no bias, above 1 a bar too strict.
     """
     both = data.digits()
     everyone = Labelled(
