@@ -1,6 +1,8 @@
 """Data sets: two-dimensional toys and scikit-learn's handwritten digits.
 
 Everything is a :class:`Labelled` (values and, where there are any, class labels) or a :class:`Split` of two of them.
+Taught in the chapter ``quickstart``.
+
 All random numbers come from a CPU generator of the call's own seed, so a data set is the same on every machine.
 """
 
@@ -87,7 +89,7 @@ def sigma_data(x: Float[Tensor, "n *shape"]) -> float:
 
     Each coordinate is taken about *its own* mean, so sigma_data^2 is the trace of the covariance over the dimension.
     For data that is not centred (the digits' mean is far from 0) this is less than the root mean square:
-    :class:`preconditioning.EDM` then scales the network's input and target to a mean square above 1.
+    :class:`edmnotes.preconditioning.EDM` then scales the network's input and target to a mean square above 1.
 
     Args:
         x: samples, shape (N, ...).

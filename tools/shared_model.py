@@ -13,6 +13,7 @@ import platform
 from pathlib import Path
 
 import torch
+from notebooks import Library
 
 import edmnotes
 from edmnotes import cli, data, judging, presets, scale, training
@@ -29,7 +30,7 @@ def measures(report: judging.Report) -> dict[str, float]:
     """Return the numbers that :data:`BOUNDS` is about."""
     return {
         "accuracy": report.accuracy,
-        "frechet_over_real_90th": report.frechet / report.real_90th,
+        "frechet_over_real_90th": report.frechet / report.real_to_real_90,
         "nn_ratio": report.nn_ratio,
     }
 
@@ -82,8 +83,6 @@ def make(run: Path, out: Path, *, images: int = IMAGES) -> judging.Report:
 
 def fingerprints() -> dict[str, str]:
     """Return hashes of the modules that made the weights, comments and docstrings apart."""
-    from notebooks import Library
-
     library = Library(Path(edmnotes.__file__).parent)
     return {name: library.fingerprint(f"edmnotes.{name}") for name in MADE_BY}
 

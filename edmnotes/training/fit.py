@@ -206,7 +206,7 @@ class _Run:
         self.content = {
             **checkpoint.describe(denoiser),
             "config": {**vars(config), "sigmas": checkpoint.named(config.sigmas)},
-            "data": _digest(data),
+            "data": digest(data),
             "device": at.device.type,
             "precision": "bfloat16" if at.mixed_precision else "float32",
         }
@@ -334,7 +334,8 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _digest(data: Labelled) -> str:
+def digest(data: Labelled) -> str:
+    """Return the SHA-256 of the data, by which a checkpoint knows what it was trained on."""
     parts = [data.x] if data.labels is None else [data.x, data.labels]
     digest = hashlib.sha256()
     for part in parts:
