@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SURROUNDINGS = ("_config.yml", "_toc.yml", "constraints.txt", "book/_ext/*.py", "book/assets/*")
+SURROUNDINGS = ("_config.yml", "_toc.yml", "constraints.txt", "book/_ext/*", "book/assets/*")
 
 
 def surroundings(root: Path) -> str:

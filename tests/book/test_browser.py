@@ -100,6 +100,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         super().__init__(*args, directory=str(site.root))
 
     def do_GET(self) -> None:
+        if self.path == "/favicon.ico":  # asked for where a page names no icon: index.html, which only redirects
+            self.send_response(204)
+            return self.end_headers()
         if (body := self.site.planted.get(self.path)) is None:
             return super().do_GET()
         self.send_response(200)

@@ -105,18 +105,18 @@ def small(tmp_path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/one\nchapters:\n- file: book/two\n")
-    (tmp_path / "book" / "one.md").write_text("# One\n\n$$x = 1$$ (one)\n")
-    (tmp_path / "book" / "two.md").write_text("# Two\n\nSee {eq}`one`.\n")
+    (tmp_path / "book" / "one.md").write_text("(one)=\n# One\n")
+    (tmp_path / "book" / "two.md").write_text("# Two\n\nSee {ref}`one`.\n")
     return tmp_path
 
 
 def test_a_warning_fails_the_build_and_the_next_one_too(small):
     """Sphinx alone forgets: its second build reads nothing again and ends well."""
     page = small / "book" / "two.md"
-    page.write_text("# Two\n\nSee {eq}`none-such`.\n")
+    page.write_text("# Two\n\nSee {ref}`none-such`.\n")
     assert book.build(small) != 0
     assert book.build(small) != 0
-    page.write_text("# Two\n\nSee {eq}`one`.\n")
+    page.write_text("# Two\n\nSee {ref}`one`.\n")
     assert book.build(small) == 0
 
 
