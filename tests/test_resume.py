@@ -252,7 +252,7 @@ def test_a_half_written_first_checkpoint_is_none(finished, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 1e-4}, r"config\.lr was 0\.002, is 0\.0001"),
+        ({"lr": 1e-4}, r"config\.lr was 0\.004, is 0\.0001"),
         ({"seed": 7}, r"config\.seed was 0, is 7"),
         ({"steps": 8}, r"config\.images was 64, is 128"),
     ],

@@ -46,10 +46,10 @@ class Config:
         ValueError: if a number is out of its range.
     """
 
-    images: int = field(default_factory=lambda: scale.current().pick(smoke=4_096, laptop=200_000, gpu=2_000_000))
-    batch: int = 256
-    lr: float = 2e-3
-    warmup: int = 20_000
+    images: int = field(default_factory=lambda: scale.current().pick(smoke=4_096, laptop=160_000, gpu=2_000_000))
+    batch: int = 64
+    lr: float = 4e-3
+    warmup: int = 10_000
     ema_half_life: int = 10_000
     ema_rampup: float = 0.05
     label_dropout: float = 0.1
@@ -114,7 +114,7 @@ def untrained(data: Labelled, *, seed: int = 0) -> Denoiser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = (
-            networks.UNet(data.shape[0], num_classes=data.num_classes, dropout=0.1)
+            networks.UNet(data.shape[0], num_classes=data.num_classes)
             if len(data.shape) == 3
             else networks.MLP(data.shape[0], num_classes=data.num_classes)
         )
