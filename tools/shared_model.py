@@ -11,9 +11,11 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import cast
 
 import torch
 from notebooks import Library
+from torch import Tensor
 
 import edmnotes
 from edmnotes import cli, data, judging, presets, scale, training
@@ -38,10 +40,9 @@ def measures(report: judging.Report) -> dict[str, float]:
 def judged(run: Path) -> judging.Report:
     """Draw as many samples as held-out digits, with their labels, from the model in ``run``, and judge them."""
     held_out = data.digits().held_out
-    samples = cli.generate(
-        training.load(run), presets.load("edm"), held_out.shape, range(len(held_out)), held_out.labels
-    )
-    return judging.judge_digits(samples, held_out.labels)
+    labels = cast(Tensor, held_out.labels)
+    samples = cli.generate(training.load(run), presets.load("edm"), held_out.shape, range(len(labels)), labels)
+    return judging.judge_digits(samples, labels)
 
 
 def make(run: Path, out: Path, *, images: int = IMAGES) -> judging.Report:
