@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from edmnotes.exact import Gaussian, GaussianMixture
+from edmnotes import exact
+from edmnotes.exact import Empirical, Gaussian, GaussianMixture
 
 SIGMAS = [1e-3, 0.1, 0.7, 3.0, 80.0]
 
@@ -37,6 +40,13 @@ def distributions():
             GaussianMixture(torch.randn(3, 1, 2, 2, generator=g), [0.2, 0.3, 0.4]),
             torch.randn(6, 1, 2, 2, generator=g, dtype=torch.float64),
             id="mixture-images",
+        ),
+        pytest.param(
+            GaussianMixture(
+                [[-1.0, 0.0], [1.0, 1.0]], weights=[1, 3], covs=[[[0.5, 0.3], [0.3, 0.2]], [[1, 0], [0, 0.1]]]
+            ),
+            torch.randn(6, 2, generator=g, dtype=torch.float64),
+            id="mixture-covs",
         ),
     ]
 
@@ -139,7 +149,201 @@ def test_one_level_a_sample_and_dtypes(distribution, x, dtype):
     assert distribution.log_prob(x, sigma).shape == (len(x),)
 
 
+def test_full_covariances_that_are_round_give_the_isotropic_mixture():
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    means, stds = [[-1.0, 0.0], [1.0, 1.0]], torch.tensor([0.4, 0.7]).double()
+    covs = stds[:, None, None] ** 2 * torch.eye(2).double()
+    for name in ("__call__", "score", "log_prob", "posterior_cov"):
+        torch.testing.assert_close(
+            getattr(GaussianMixture(means, covs=covs), name)(x, 0.7),
+            getattr(GaussianMixture(means, stds), name)(x, 0.7),
+        )
+
+
+def test_one_component_with_a_covariance_is_the_gaussian_in_its_density():
+    cov = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    reference = torch.distributions.MultivariateNormal(torch.zeros(2).double(), cov + 0.49 * torch.eye(2).double())
+    torch.testing.assert_close(GaussianMixture([[0.0, 0.0]], covs=cov[None]).log_prob(x, 0.7), reference.log_prob(x))
+
+
+def test_samples_of_a_mixture_with_covariances_have_them():
+    cov = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)
+    samples = GaussianMixture([[0.0, 0.0]], covs=cov[None]).sample(100_000, generator=seeded())
+    # Standard errors at most √2 · 0.5 / √1e5 = 0.0023.
+    torch.testing.assert_close(torch.cov(samples.T), cov, rtol=0, atol=0.01)
+
+
+# The empirical distribution.
+
+
+def clustered(count, dim, *, distances=(1e-3, 0.01, 0.1, 1.0, 10.0), seed=0):
+    """Near-duplicates: clusters of 25 around a common centre, five at each of several distances from it."""
+    g = seeded(seed)
+    centres = 0.5 * torch.randn(count // 25, 1, dim, generator=g, dtype=torch.float64)
+    directions = torch.nn.functional.normalize(
+        torch.randn(count // 25, 25, dim, generator=g, dtype=torch.float64), dim=2
+    )
+    radii = torch.tensor(distances, dtype=torch.float64).repeat(5)[:, None]
+    return (centres + radii * directions).flatten(0, 1).float()
+
+
+def weights_in_float64(x, data, sigma):
+    """Softmax over −|x − y|²/(2σ²) from the differences themselves, one sample at a time."""
+    squared = torch.stack([((point - data.double()) ** 2).sum(1) for point in x.double()])
+    return torch.softmax(-squared / (2 * sigma**2), dim=1)
+
+
+def naive_float32(x, data, sigma):
+    """The formula as one would write it: |x|² + |y|² − 2 x·y in float32."""
+    squared = (x**2).sum(1, keepdim=True) + (data**2).sum(1) - 2 * x @ data.T
+    return torch.softmax(-squared / (2 * sigma**2), dim=1) @ data
+
+
+SIGMAS_OF_DATA = (0.002, 0.01, 0.1, 1.0, 80.0)
+
+
+def relative_errors(denoiser):
+    """Largest relative error of D at each level, and the median effective number of neighbours."""
+    data = clustered(1000, 3072)
+    errors, neighbours = {}, {}
+    for sigma in SIGMAS_OF_DATA:
+        x = data[::125] + sigma * torch.randn(8, 3072, generator=seeded(1))
+        share = weights_in_float64(x, data, sigma)
+        right = share @ data.double()
+        errors[sigma] = float(((denoiser(x, data, sigma) - right).norm(dim=1) / right.norm(dim=1)).max())
+        neighbours[sigma] = float((1 / (share**2).sum(1)).median())
+    return errors, neighbours
+
+
+def test_empirical_denoiser_is_exact_at_every_level_on_near_duplicates():
+    errors, neighbours = relative_errors(lambda x, data, sigma: Empirical(data)(x, sigma))
+    assert max(errors.values()) < 1e-5, errors
+    assert any(1.1 < n < 100 for n in neighbours.values()), neighbours
+
+
+def test_the_naive_float32_formula_fails_the_same_test():
+    errors, _ = relative_errors(naive_float32)
+    assert max(errors.values()) > 1e-5, errors
+
+
+def test_slices_do_not_change_the_answer(monkeypatch):
+    data = clustered(200, 12)
+    x = data[:7] + 0.1 * torch.randn(7, 12, generator=seeded())
+    whole = [f(x, 0.1) for f in (Empirical(data), Empirical(data).log_prob, Empirical(data).posterior_cov)]
+    monkeypatch.setattr(exact, "SLICE", 12 * 30)
+    for got, expected in zip(
+        (Empirical(data)(x, 0.1), Empirical(data).log_prob(x, 0.1), Empirical(data).posterior_cov(x, 0.1)),
+        whole,
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+def test_no_array_of_all_pairs_and_coordinates_is_made(monkeypatch):
+    """Bounded memory: no tensor on the way is larger than a slice."""
+    monkeypatch.setattr(exact, "SLICE", 4096)
+    data = clustered(2000, 64)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != data.data_ptr():
+                    largest = max(largest, tensor.numel())
+            return out
+
+    denoiser = Empirical(data)
+    with Watch():
+        denoiser(data[:16] + 0.1, 0.1)
+    assert largest <= 4096
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (1, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_empirical_is_the_mixture_of_points(shape, dtype):
+    data = torch.randn(30, *shape, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(5, *shape, generator=seeded(1), dtype=torch.float64).to(dtype)
+    points, mixture = Empirical(data.to(dtype)), GaussianMixture(data, 0.0)
+    for sigma in (0.3, torch.logspace(-0.5, 0.5, 5, dtype=dtype)):
+        for name in ("__call__", "score", "log_prob", "posterior_cov"):
+            got = getattr(points, name)(x, sigma)
+            assert got.dtype == dtype
+            torch.testing.assert_close(got, getattr(mixture, name)(x, sigma), rtol=1e-3, atol=1e-4)
+
+
+def test_empirical_samples_are_data():
+    data = clustered(50, 3)
+    drawn = Empirical(data).sample(40, generator=seeded())
+    assert drawn.shape == (40, 3)
+    assert bool((drawn[:, None] == data).all(2).any(1).all())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(0, 3), "shape"),
+        (torch.tensor(1.0), "shape"),
+        (torch.zeros(3, 2, dtype=torch.int64), "int64"),
+        (torch.tensor([[math.nan]]), "not finite"),
+    ],
+)
+def test_impossible_data_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        Empirical(data)
+
+
+def test_points_of_another_shape_than_the_data_are_refused():
+    with pytest.raises(ValueError, match="samples of shape"):
+        Empirical(torch.zeros(3, 2))(torch.zeros(3, 5), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("covs", "message"),
+    [
+        (torch.eye(3)[None], "covs has shape"),
+        ([[[1.0, 0.5], [0.0, 1.0]]], "symmetric"),
+        ([[[1.0, 2.0], [2.0, 1.0]]], "negative eigenvalue"),
+        ([[[math.nan, 0.0], [0.0, 1.0]]], "finite"),
+    ],
+)
+def test_impossible_covariances_are_refused(covs, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture([[0.0, 0.0]], covs=covs)
+
+
+@given(
+    count=st.integers(1, 4),
+    dim=st.integers(1, 3),
+    batch=st.integers(1, 3),
+    sigma=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 1000),
+)
+def test_legal_mixtures_give_finite_answers_of_the_right_shape(count, dim, batch, sigma, seed):
+    g = seeded(seed)
+    means = torch.randn(count, dim, generator=g, dtype=torch.float64)
+    root = torch.randn(count, dim, dim, generator=g, dtype=torch.float64)
+    x = means.mean(0) + (1 + sigma) * torch.randn(batch, dim, generator=g, dtype=torch.float64)
+    for distribution in (
+        GaussianMixture(means, covs=root @ root.mT),
+        GaussianMixture(means, 0.3),
+        Gaussian(means[0], 0.3),
+        Empirical(means),
+    ):
+        shapes = {"__call__": (batch, dim), "score": (batch, dim), "log_prob": (batch,)}
+        for name, shape in {**shapes, "posterior_cov": (batch, dim, dim)}.items():
+            answer = getattr(distribution, name)(x, sigma)
+            assert answer.shape == shape
+            assert bool(answer.isfinite().all())
+
+
 def test_impossible_parameters_are_refused():
+    with pytest.raises(ValueError, match="either stds or covs"):
+        GaussianMixture([0.0, 1.0])
+    with pytest.raises(ValueError, match="either stds or covs"):
+        GaussianMixture([0.0], 1.0, covs=[[[1.0]]])
     with pytest.raises(ValueError, match=r"std = -1"):
         Gaussian(0.0, -1.0)
     with pytest.raises(ValueError, match="std"):
