@@ -40,6 +40,19 @@ def test_a_configuration_survives_json_and_builds_a_twin(make):
     twin.load_state_dict(network.state_dict())  # strict: the same names and shapes
 
 
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [
+        (networks.MLP, {"dim": 3, "width": 24, "depth": 1, "num_classes": 5}),
+        (networks.UNet, {"channels": 2, "widths": [8, 16], "num_classes": 5, "dropout": 0.25}),
+        (networks.Judge, {"channels": 2, "num_classes": 5, "dropout": 0.25}),
+        (networks.Guide, {"channels": 2, "width": 24, "num_classes": 5}),
+    ],
+)
+def test_the_configuration_is_the_name_and_the_arguments(network, arguments):
+    assert network(**arguments).config == {"name": network.__name__, **arguments}
+
+
 @pytest.mark.parametrize(("make", "shape"), CONDITIONAL.values(), ids=CONDITIONAL)
 def test_an_untrained_network_returns_zeros_of_its_inputs_shape(make, shape):
     x = torch.randn(5, *shape)
@@ -100,6 +113,11 @@ def test_noise_embedding_tells_neighbouring_levels_apart(levels):
     embedded = networks.NoiseEmbedding(64)(levels)
     apart = torch.cdist(embedded, embedded) + 9 * torch.eye(len(levels))
     assert float(apart.min()) > 0.3
+
+
+def test_a_label_beyond_the_classes_is_an_error():
+    with pytest.raises(IndexError):
+        networks.MLP(2, num_classes=4)(torch.randn(1, 2), torch.randn(1), torch.tensor([4]))
 
 
 def test_the_default_digits_network_fits_in_two_megabytes():
