@@ -95,6 +95,27 @@ def test_a_sample_depends_on_its_seed_alone(run, tmp_path):
     assert np.abs(many["x"][0] - many["x"][3]).max() > 0.1  # same class, another seed
 
 
+class Echo(torch.nn.Module):
+    """A denoiser that answers with the label, and remembers how strong the noise was that it was first shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.first = None
+
+    def forward(self, x, sigma, labels):
+        self.first = float(x.std()) if self.first is None else self.first
+        return labels.to(x)[:, None].expand_as(x)
+
+
+def test_each_sample_gets_its_own_label_and_starts_at_the_first_level():
+    """The last step returns the denoiser's answer: here the label. More samples than a batch holds."""
+    echo, labels = Echo(), torch.arange(600)
+    x = cli.generate(echo, presets.load("edm"), (4,), range(600), labels, steps=2)
+    assert torch.equal(x, labels.float()[:, None].expand(600, 4))
+    assert echo.first == pytest.approx(80, rel=0.1)
+
+
 def test_labels_are_cycled_all_or_none(run, tmp_path):
     every = draw(run, tmp_path / "all.npz", "--n", "12", "--labels", "all")
     none = draw(run, tmp_path / "none.npz", "--n", "12")

@@ -152,7 +152,7 @@ def test_nearest_distance_by_hand():
 
 def test_nearest_distance_of_a_copy_is_exactly_zero_in_a_large_set():
     """More rows than a chunk, far from the origin: where the expanded square would lose its digits."""
-    reference = 100 + torch.rand(2500, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+    reference = 100 + torch.rand(2500, 1, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert metrics.nearest_distance(reference.flip(0), reference).abs().max() == 0
 
 
