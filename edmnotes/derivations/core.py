@@ -258,6 +258,11 @@ class Step:
         if self.name is None and isinstance(self.lhs, Solved):
             object.__setattr__(self, "name", self.lhs.unknown)
         given = {sympify(k): _expression(self.label, "given", v) for k, v in dict(self.given).items()}
+        for name in given:
+            if not isinstance(name, Symbol) and not (
+                isinstance(name, AppliedUndef) and all(a.is_Symbol for a in name.args)
+            ):
+                raise ValueError(f"step {self.label!r}: given defines {name}, which is neither a symbol nor f(symbol)")
         object.__setattr__(self, "given", given)
         object.__setattr__(self, "assuming", _relations(self.label, self.assuming))
         object.__setattr__(self, "torch", (self.torch,) if isinstance(self.torch, Call) else tuple(self.torch))
@@ -343,8 +348,18 @@ class Derivation:
         return Verdict(tuple(step.verify() for step in self.steps))
 
     def _repr_latex_(self) -> str:
-        rows = r" \\ ".join(f"{step.latex().replace(' = ', ' &= ', 1)} && \\text{{{step.why}}}" for step in self.steps)
+        rows = r" \\ ".join(
+            f"{to_latex(step.subject)} &= {to_latex(step.rhs)} && {_text(step.why)}" for step in self.steps
+        )
         return rf"$$\begin{{aligned}} {rows} \end{{aligned}}$$"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([&%#_{}$])", r"\\\1", text)
+
+
+def _text(words: str) -> str:
+    return rf"\text{{{re.sub(r'([&%#_{}$])', lambda m: chr(92) + m[1], words)}}}"
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -153,6 +153,16 @@ def test_what_claims_nothing_is_refused(arguments, message):
         Step(*arguments)
 
 
+def test_given_defines_symbols_and_functions_only():
+    with pytest.raises(ValueError, match=r"given defines s\(0\)"):
+        Step("x", Derivative(s(t), t), 2 * t, "why", given={s(0): 1})
+
+
+def test_the_reason_is_text_in_latex():
+    latex = Derivation("x", [Step("x", Derivative(t**2, t), 2 * t, "50 % of s_t & more")])._repr_latex_()
+    assert r"\text{50 \% of s\_t \& more}" in latex
+
+
 def test_assuming_takes_relations_only():
     with pytest.raises(ValueError, match="not a relation"):
         Step("x", Derivative(t**2, t), 2 * t, "why", assuming=[t])
