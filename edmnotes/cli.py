@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import edmnotes
@@ -165,7 +165,7 @@ def evaluate(run: str, /, *, steps: int = 18, seed: int = 0, out: Path | None = 
 
 
 def generate(
-    denoiser: Denoiser,
+    denoiser: nn.Module,
     preset: presets.Preset,
     shape: Sequence[int],
     seeds: Sequence[int],
@@ -176,7 +176,7 @@ def generate(
     r"""Draw one sample a seed by Heun's method, with progress shown; sample i depends on ``seeds[i]`` only.
 
     Args:
-        denoiser: D, on any device.
+        denoiser: D, with its parameters on any one device.
         preset: gives the levels and the schedule.
         shape: shape of one sample.
         seeds: one a sample, none negative.

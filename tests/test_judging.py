@@ -165,7 +165,7 @@ def test_report_reads_and_stores(held_out_report):
         assert shown in str(r)
 
 
-def test_bad_input_is_named(digits):
+def test_bad_input_is_refused(digits):
     x, labels = digits.held_out.x, digits.held_out.labels
     for samples, wanted, message in [
         (x[:, 0], labels, r"samples has shape \(445, 8, 8\)"),

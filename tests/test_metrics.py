@@ -139,7 +139,7 @@ def test_distance_is_finite_non_negative_and_symmetric(n, m, d, scale, seed):
         (torch.zeros(3, 2), torch.full((3, 2), math.inf), "b holds 6 values that are not finite"),
     ],
 )
-def test_wrong_features_are_named(a, b, message):
+def test_wrong_features_are_refused(a, b, message):
     with pytest.raises(ValueError, match=message):
         metrics.frechet_distance(a, b)
 
@@ -172,7 +172,7 @@ def test_ratio_has_no_unit():
     assert metrics.nearest_neighbour_ratio(7 * samples, 7 * train, 7 * held_out) == pytest.approx(ratio, rel=1e-12)
 
 
-def test_wrong_samples_are_named():
+def test_wrong_samples_are_refused():
     good = torch.zeros(4, 1, 2, 2)
     with pytest.raises(ValueError, match=r"x holds samples of shape \(2, 2\)"):
         metrics.nearest_distance(torch.zeros(4, 2, 2), good)
