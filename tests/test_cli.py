@@ -175,6 +175,18 @@ def test_evaluate_prints_and_keeps_a_report(run, tmp_path, capsys):
     assert json.loads((tmp_path / "other.json").read_text())["report"]["n"] == report["n"]
 
 
+def test_shared_means_the_package_s_own_model_and_is_not_written_to(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "shared", ignore=shutil.ignore_patterns("run.json", "report.json"))
+    monkeypatch.setattr(cli.checkpoint, "DIGITS", tmp_path / "shared")
+    before = {path.name for path in (tmp_path / "shared").iterdir()}
+    assert np.array_equal(
+        draw("shared", tmp_path / "a.npz", "--n", "2")["x"], draw(run, tmp_path / "b.npz", "--n", "2")["x"]
+    )
+    assert cli.main(["evaluate", "shared", "--steps", "1"]) == 0
+    assert "kept in" not in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == before
+
+
 def truncated(run, tmp_path):
     copy = tmp_path / "truncated"
     shutil.copytree(run, copy)
