@@ -1,6 +1,6 @@
 """The one call every room agrees on: ``denoiser(x, sigma, **cond)``.
 
-Networks, exact mixtures, data sets and guided models all answer it. Taught in the chapter ``forward``.
+Networks, exact mixtures, data sets and guided models all answer it.
 """
 
 from typing import Any, Protocol, runtime_checkable

@@ -1,6 +1,6 @@
 """Noise levels to sample at: rules that place n levels between σ_max and σ_min, then 0.
 
-Used by the chapter ``forward`` and taught with the samplers. Levels are float64 on the CPU, strictly decreasing, in
+Levels are float64 on the CPU, strictly decreasing, in
 units of the data. With n = 1 the only level above 0 is ``sigma_max``.
 """
 

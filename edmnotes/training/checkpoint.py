@@ -56,7 +56,6 @@ def write(directory: Path, content: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: aside, forced to disk, then renamed."""
     """Write a file aside, force it to disk and rename it: under its name there is never half of it."""
     aside = path.with_name(path.name + ".part")
     with aside.open("wb") as file:
