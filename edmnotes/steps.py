@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edmnotes.schedules import VP, Discrete
+from edmnotes.schedules import VP, Discrete, FlowMatching
 
 Levels = Float[Tensor, " levels"]
 
@@ -79,6 +79,29 @@ def ve(n: int, sigma_min: float = 0.02, sigma_max: float = 100.0) -> Levels:
     """
     _check(n, sigma_min, sigma_max)
     return _finish(sigma_max * (sigma_min / sigma_max) ** _ramp(n), sigma_min, sigma_max)
+
+
+def flow(n: int, sigma_max: float = 80.0) -> Levels:
+    """Levels at evenly spaced times of flow matching, from ``sigma_max`` down to 0 (Lipman et al. 2023).
+
+    Args:
+        n: number of levels above 0.
+        sigma_max: highest level; time 1, where σ is infinite, cannot be one.
+
+    Returns:
+        n + 1 levels, the last one 0.
+
+    Raises:
+        ValueError: if n < 1, or ``sigma_max`` is not positive and finite.
+    """
+    _check_count(n)
+    if not 0 < sigma_max < float("inf"):
+        raise ValueError(f"sigma_max = {sigma_max}; it must be positive and finite, e.g. 80")
+    line = FlowMatching()
+    times = line.sigma_inv(sigma_max) * (1 - torch.arange(n, dtype=torch.float64) / n)
+    levels = line.sigma(times)
+    levels[0] = sigma_max
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def iddpm_levels(count: int = 1000, *, c1: float = 0.001, c2: float = 0.008) -> Levels:
@@ -164,7 +187,7 @@ def quadratic(n: int, schedule: Discrete) -> Levels:
 
 def _chain(n: int, schedule: Discrete) -> Levels:
     """All levels of a chain above 0, decreasing."""
-    _check(n, 1.0, 2.0)
+    _check_count(n)
     return schedule.sigma(torch.arange(len(schedule.betas), 0, -1, dtype=torch.float64))
 
 
@@ -176,9 +199,13 @@ def _subsequence(chain: Levels, places: Tensor) -> Levels:
     return torch.cat([chain[indices], chain.new_zeros(1)])
 
 
-def _check(n: int, sigma_min: float, sigma_max: float) -> None:
+def _check_count(n: int) -> None:
     if n < 1:
         raise ValueError(f"n = {n}; at least one level above 0 is needed")
+
+
+def _check(n: int, sigma_min: float, sigma_max: float) -> None:
+    _check_count(n)
     if not 0 < sigma_min < sigma_max < float("inf"):
         raise ValueError(f"sigma_min = {sigma_min}, sigma_max = {sigma_max}; need 0 < sigma_min < sigma_max < inf")
 

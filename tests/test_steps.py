@@ -153,3 +153,17 @@ def test_no_levels_of_a_chain_are_refused(n):
         steps.iddpm_levels(0)
     with pytest.raises(ValueError, match="c1"):
         steps.iddpm_levels(10, c1=1.0)
+
+
+@given(n=st.integers(1, 300), high=st.floats(0.1, 1000.0))
+def test_flow_steps_are_evenly_spaced_times(n, high):
+    levels = steps.flow(n, high)
+    times = levels / (1 + levels)
+    assert levels[0] == high
+    torch.testing.assert_close(times.diff(), -(times[0] / n).expand(n), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "high", "name"), [(0, 80.0, "n = 0"), (5, 0.0, "sigma_max"), (5, math.inf, "sigma_max")])
+def test_impossible_flow_steps_are_refused(n, high, name):
+    with pytest.raises(ValueError, match=name):
+        steps.flow(n, high)
