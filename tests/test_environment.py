@@ -1,7 +1,10 @@
 """Three files name what is installed; they must say the same: pyproject.toml, constraints.txt, environment.yml."""
 
 import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -107,3 +110,47 @@ def test_environment_yml_installs_by_pip_what_make_installs():
 def test_a_constraint_that_pins_nothing_is_refused(line):
     with pytest.raises((AssertionError, ValueError)):
         version(pins(line)["torch"])
+
+
+# --- make sets itself up --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files that setting up looks at, and a .venv as it is after an installation."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch(mode=0o755)
+    (tmp_path / ".venv" / ".installed").touch()
+    return tmp_path
+
+
+def make(folder, *arguments):
+    return subprocess.run(["make", "-C", str(folder), *arguments], capture_output=True, text=True)
+
+
+def test_nothing_is_installed_again_until_the_requirements_change(checkout):
+    assert "pip install" not in make(checkout, "--dry-run", "test").stdout
+    later = (checkout / ".venv" / ".installed").stat().st_mtime + 10
+    os.utime(checkout / "constraints.txt", (later, later))
+    assert "pip install" in make(checkout, "--dry-run", "test").stdout
+
+
+@pytest.mark.parametrize("target", ["book", "test", "notebooks", "check", "serve"])
+def test_every_target_sets_up_first(checkout, target):
+    (checkout / ".venv" / ".installed").unlink()
+    assert "pip install" in make(checkout, "--dry-run", target).stdout
+
+
+def test_an_old_python_is_told_what_would_do(checkout):
+    (checkout / ".venv" / ".installed").unlink()
+    old = checkout / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    for python in (old, checkout / "missing"):
+        result = make(checkout, "check", f"PYTHON={python}")
+        assert result.returncode != 0
+        assert "edmnotes needs Python 3.11 or newer" in result.stderr
+        assert "PYTHON=/path/to/python3" in result.stderr
+    assert "Python 3.9.2" in make(checkout, "check", f"PYTHON={old}").stderr
