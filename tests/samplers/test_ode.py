@@ -1,5 +1,7 @@
 """Euler and the α-family: orders, exact values, cost, and what they leave alone."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy.stats import norm
 from edmnotes import steps
 from edmnotes.exact import Gaussian, GaussianMixture
 from edmnotes.noise import PerSample
-from edmnotes.samplers import Churn, euler, heun
+from edmnotes.samplers import Churn, Solution, euler, heun
 from edmnotes.schedules import EDM, VE, VP, Cosine, Discrete, FlowMatching, GeometricVE
 
 SCHEDULES = [EDM(), VE(), VP()]
@@ -231,16 +233,69 @@ def test_without_churn_no_random_number_is_drawn(sampler, churn):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+# Churn: the samplers are linear on a centred Gaussian, so a state is a list of factors, one for each independent draw.
+
+
+class Directions:
+    """In place of noise: each draw is a direction of its own. The final variance is then a sum of squares, exactly."""
+
+    def __init__(self):
+        self.drawn = 0
+
+    def __call__(self, x):
+        self.drawn += 1
+        return torch.nn.functional.one_hot(torch.tensor([self.drawn]), x.shape[1]).to(x)
+
+
+def churned_std(sampler, schedule, churn, n):
+    """The std of samples of N(0, 0.5²) from σ = 20, without any sampling error."""
+    sigmas = steps.edm(n, 0.002, 20.0)
+    x = torch.zeros(1, n + 1, dtype=torch.float64)
+    x[0, 0] = start(schedule, 20.0, np.sqrt(20.0**2 + 0.25))
+    return float(sampler(DATA, x, sigmas, schedule=schedule, churn=churn, noise=Directions()).x.norm())
+
+
+CHURNS = [Churn(10.0), Churn(40.0), Churn(80.0, 0.05, 10.0)]
+
+
+@pytest.mark.parametrize("churn", CHURNS, ids=str)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_churn_keeps_the_std_of_a_gaussian(sampler, schedule):
-    """Many small steps with noise put back end with the data's std; forgetting s(t_hat)/s(t) would not (VP)."""
-    sigmas = steps.edm({euler: 1000, heun: 200}[sampler], 0.002, 20.0)
+@pytest.mark.parametrize(("sampler", "tolerance"), [(euler, 0.03), (heun, 5e-4)])
+def test_churn_ends_with_the_right_std_as_the_steps_get_finer(sampler, tolerance, schedule, churn):
+    """Forgetting s(t_hat)/s(t), or noise of another variance, would end elsewhere at every n."""
+    errors = [abs(churned_std(sampler, schedule, churn, n) - 0.5) for n in (250, 1000)]
+    assert errors[1] < tolerance * 0.5
+    assert errors[1] < errors[0] / 3
+
+
+def noise_after_the_call(denoiser, x, sigmas, *, schedule, churn, noise):
+    """Heun with the wrong order of peers: the first slope is taken before the noise is added."""
+    for sigma, following in pairwise(sigmas):
+        gamma = churn.gamma(float(sigma), len(sigmas) - 1)
+        raised = sigma * (1 + gamma)
+        slope = (x - denoiser(x, sigma)) / sigma
+        x = x + torch.sqrt(raised**2 - sigma**2) * noise(x)
+        stepped = x + (following - raised) * slope
+        if following > 0:
+            slope = (slope + (stepped - denoiser(stepped, following)) / following) / 2
+        x = x + (following - raised) * slope
+    return Solution(x, nfe=2 * len(sigmas) - 3)
+
+
+@pytest.mark.parametrize("churn", CHURNS, ids=str)
+def test_noise_after_the_network_call_fails_the_same_test(churn):
+    assert abs(churned_std(noise_after_the_call, EDM(), churn, 1000) - 0.5) > 4 * 5e-4 * 0.5
+
+
+@pytest.mark.parametrize("churn", CHURNS, ids=str)
+def test_churn_with_random_numbers_has_the_std_of_the_exact_count(churn):
+    """PerSample's noise in place of the directions: the same std to Monte-Carlo error."""
+    n, count = 60, 20_000
     stream = PerSample([0])
-    x = start(schedule, 20.0, 20.0 * stream.normal((20_000,)))
-    out = sampler(DATA, x, sigmas, schedule=schedule, churn=Churn(40.0), noise=stream).x
-    # 20 000 samples: standard error of the std 0.0025.
-    assert float(out.std()) == pytest.approx(0.5, abs=0.012)
+    x = np.sqrt(20.0**2 + 0.25) * stream.normal((count,))
+    found = float(heun(DATA, x, steps.edm(n, 0.002, 20.0), churn=churn, noise=stream).x.std())
+    # Standard error of the std of 20 000 samples: 0.0025.
+    assert found == pytest.approx(churned_std(heun, EDM(), churn, n), abs=0.01)
 
 
 @pytest.mark.parametrize("sampler", [euler, heun])
