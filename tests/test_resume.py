@@ -99,57 +99,87 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-def test_without_the_random_streams_the_weights_would_differ(tmp_path):
-    """The control of the test above: a checkpoint that forgets any one of its parts is found out."""
-    train(tmp_path / "alone", steps=8)
-    stopped = tmp_path / "stopped"
-    real = checkpoint.write
+PARTS = ("random.sigma", "random.noise", "random.label", "random.global", "order", "adam.0.exp_avg", "losses")
+
+
+@pytest.mark.parametrize("forgotten", [None, *PARTS])
+def test_a_checkpoint_that_forgets_a_part_is_found_out(tmp_path, monkeypatch, forgotten):
+    """The control of the test above, in one process: stopped after five steps of eight, with and without all parts."""
+    alone, stopped, write = tmp_path / "alone", tmp_path / "stopped", checkpoint.write
+    train(alone, steps=8)
 
     class Stop(Exception):
         pass
 
-    for part in ("random.sigma", "random.noise", "random.label", "random.global", "order", "adam.0.exp_avg"):
+    def stop(directory, content, tensors):
+        if forgotten:
+            spoiled = torch.Generator().manual_seed(99).get_state() if "random" in forgotten else None
+            tensors = {**tensors, forgotten: torch.zeros_like(tensors[forgotten]) if spoiled is None else spoiled}
+        write(directory, content, tensors)
+        if content["step"] == 5:
+            raise Stop
 
-        def forgetful(directory, content, tensors, part=part):
-            if content["step"] == 5:
-                fresh = torch.Generator().manual_seed(99).get_state() if "random" in part else None
-                tensors = {**tensors, part: fresh if fresh is not None else torch.zeros_like(tensors[part])}
-            real(directory / part, content, tensors)
-            if content["step"] == 5:
-                raise Stop
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoint, "write", forgetful)
-            with pytest.raises(Stop):
-                train(stopped, steps=8)
-        train(stopped / part, steps=8)
-        with pytest.raises(AssertionError):
-            assert_same_checkpoint(tmp_path / "alone", stopped / part)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", stop)
+        with pytest.raises(Stop):
+            train(stopped, steps=8)
+    train(stopped, steps=8)
+    with pytest.raises(AssertionError) if forgotten else contextlib.nullcontext():
+        assert_same_checkpoint(alone, stopped)
 
 
-def test_a_writer_stopped_at_any_call_to_the_system_leaves_the_old_or_the_new(tmp_path, monkeypatch):
-    """Break off before the first, second, ... of the calls that writing makes, and after the last."""
+class PowerCut(Exception):
+    pass
 
-    class PowerCut(Exception):
-        pass
 
+class Disk:
+    """The system's calls, cut off at the given one; what was written and not forced to disk is then lost in part."""
+
+    def __init__(self, directory: Path, fatal: int, patch: pytest.MonkeyPatch) -> None:
+        self.directory, self.fatal, self.calls = directory, fatal, 0
+        self.synced = {path.stat().st_ino for path in directory.iterdir()}
+        self.real_open, self.real_fsync = Path.open, os.fsync
+        patch.setattr(Path, "open", lambda path, mode="r", *rest: self.open(path, mode, *rest))
+        patch.setattr(os, "fsync", self.fsync)
+        for owner, name in ((os, "replace"), (Path, "unlink")):
+            patch.setattr(owner, name, self.counted(getattr(owner, name)))
+
+    def count(self):
+        self.calls += 1
+        if self.calls > self.fatal:
+            for path in self.directory.iterdir():
+                if path.stat().st_ino not in self.synced:
+                    os.truncate(path, path.stat().st_size // 2)
+            raise PowerCut
+
+    def counted(self, call):
+        def wrapped(*args):
+            self.count()
+            return call(*args)
+
+        return wrapped
+
+    def open(self, path, mode, *rest):
+        file = self.real_open(path, mode, *rest)
+        if "w" in mode:
+            self.synced.discard(path.stat().st_ino)
+        self.count()
+        return file
+
+    def fsync(self, descriptor):
+        self.count()
+        self.real_fsync(descriptor)
+        self.synced.add(os.fstat(descriptor).st_ino)
+
+
+def test_a_power_cut_at_any_call_to_the_system_leaves_the_old_or_the_new(tmp_path):
+    """Before the first, second, ... of the calls that writing makes, and after the last."""
     outcomes = []
     for fatal in range(20):
         directory = tmp_path / str(fatal)
         checkpoint.write(directory, content(1), {"ema.w": torch.ones(1000)})
-        calls = iter(range(100))
-
-        def counted(call, calls=calls, fatal=fatal):
-            def wrapped(*args, **options):
-                if next(calls) == fatal:
-                    raise PowerCut
-                return call(*args, **options)
-
-            return wrapped
-
-        with monkeypatch.context() as patch:
-            for owner, name in ((os, "fsync"), (os, "replace"), (Path, "open"), (Path, "unlink")):
-                patch.setattr(owner, name, counted(getattr(owner, name)))
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(directory, fatal, patch)
             with contextlib.suppress(PowerCut):
                 checkpoint.write(directory, content(2), {"ema.w": torch.full((1000,), 2.0)})
         index, tensors = checkpoint.read(directory)
