@@ -54,7 +54,7 @@ class Config:
     ema_rampup: float = 0.05
     label_dropout: float = 0.1
     clip: float = 1.0
-    sigmas: losses.LogNormal = field(default_factory=losses.LogNormal)
+    sigmas: losses.Sigmas = field(default_factory=losses.LogNormal)
     seed: int = 0
 
     def __post_init__(self) -> None:
