@@ -67,7 +67,7 @@ def make(run: Path, out: Path, *, images: int = IMAGES) -> judging.Report:
         "images": images,
         "scale": "its own, the same at every scale",
         "device": scale.current().device.type,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} in use",
         "versions": {
             "edmnotes": edmnotes.__version__,
             "torch": torch.__version__,
