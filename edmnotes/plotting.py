@@ -39,6 +39,7 @@ class Colors:
     vp: str = "#0f588a"
     ve: str = "#bd7111"
     edm: str = "#156447"
+    flow: str = "#a828c0"
 
 
 COLORS = Colors()

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from edmnotes import plotting
 
 mpl.use("agg")
-SCHEDULES = ("vp", "ve", "edm")
+SCHEDULES = ("vp", "ve", "edm", "flow")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-r"""Derivations of the chapter ``forward``: the noising formula, its chain, its SDE, and the rows VP, VE and EDM.
+r"""Derivations of the chapter ``forward``: the noising formula, its chain, its SDE, and the rows of the table.
 
 s and σ are functions of t, as on the page. Where a step needs s(0) = 1 and σ(0) = 0, ``START`` writes them through
 two arbitrary functions, S(t)/S(0) and √(Z(t) − Z(0)), so that nothing else is assumed of them.
@@ -18,6 +18,7 @@ from sympy import (
     Subs,
     Sum,
     Symbol,
+    cos,
     diff,
     exp,
     factorial,
@@ -27,6 +28,7 @@ from sympy import (
     solve,
     sqrt,
     symbols,
+    tan,
 )
 
 from edmnotes.derivations.core import Call, Derivation, Step, derivation, solve_for
@@ -44,6 +46,7 @@ DEFINITIONS = {
     "edm-schedule": "the choice of clock in this row of the table",
     "ddpm-step": "the chain of Ho et al. 2020, quoted",
     "smld-step": "the chain of Song and Ermon 2019, quoted",
+    "flow-line": "the straight line of Lipman et al. 2023, quoted",
 }
 
 t, r, h = symbols("t r h", positive=True)
@@ -56,6 +59,8 @@ remainder = Function("O")  # the order of a remainder: both sides of a step must
 E = Function(r"\mathbb{E}")  # only names what a step computes
 beta, alpha_bar = Function(r"\beta", positive=True), Function(r"\bar\alpha", positive=True)
 beta_min, beta_d = symbols(r"\beta_{\min} \beta_d", positive=True)
+sigma_min, sigma_max = symbols(r"\sigma_{\min} \sigma_{\max}", positive=True)
+theta, offset = Function(r"\theta", positive=True), Symbol(r"\delta", positive=True)
 
 DRIFT = Derivative(s(t), t) / s(t)
 DIFFUSION = s(t) * sqrt(2 * sigma(t) * Derivative(sigma(t), t))
@@ -63,6 +68,10 @@ START = {s(t): S(t) / S(0), sigma(t): sqrt(Z(t) - Z(0))}
 VP_BETA = {beta(t): beta_min + beta_d * t}
 VP_ALPHA_BAR = {alpha_bar(t): exp(-beta_min * t - beta_d * t**2 / 2)}
 VP = {s(t): sqrt(alpha_bar(t)), sigma(t): sqrt(1 / alpha_bar(t) - 1), **VP_ALPHA_BAR, **VP_BETA}
+COSINE = {
+    alpha_bar(t): cos(theta(t)) ** 2 / cos(theta(0)) ** 2,
+    theta(t): pi / 2 * (t + offset) / (1 + offset),
+}
 
 
 def _vp(method: str) -> Call:
@@ -495,6 +504,135 @@ def ddpm_chain() -> Derivation:
                 Integral(linear**2, (t, 0, 1)),
                 beta_min**2 + beta_min * beta_d + beta_d**2 / 3,
                 "integrate its square",
+            ),
+        ],
+    )
+
+
+@derivation
+def geometric_clock() -> Derivation:
+    """GeometricVE: its level and its diffusion; the way back for a schedule that does not start at level 0."""
+    start = {s(t): S(t) / S(0), sigma(t): sqrt(Z(t)), g(t): DIFFUSION}
+    level, rate = symbols("A c", positive=True)
+    growth = solve_for([Eq(level, sigma_min), Eq(level * exp(rate), sigma_max)], [level, rate])
+
+    def geometric(method: str) -> Call:
+        ends = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+        return Call(f"edmnotes.schedules:GeometricVE.{method}", {"t": t}, init=ends)
+
+    return Derivation(
+        "A geometric clock",
+        [
+            Step(
+                "geometric-ve-schedule",
+                growth[level] * exp(growth[rate] * t),
+                sigma_min * (sigma_max / sigma_min) ** t,
+                "growth at a constant rate from σ_min to σ_max in a unit of time",
+                name=sigma(t),
+                assuming=[sigma_max > sigma_min, t < 1],
+                torch=geometric("sigma"),
+            ),
+            Step(
+                "geometric-ve-diffusion",
+                DIFFUSION,
+                sigma(t) * sqrt(2 * log(sigma_max / sigma_min)),
+                "the logarithm of the level grows at a constant rate",
+                name=g(t),
+                given={s(t): Rational(1), sigma(t): sigma_min * (sigma_max / sigma_min) ** t},
+                assuming=[sigma_max > sigma_min, t < 1],
+                torch=geometric("diffusion"),
+            ),
+            Step(
+                "sigma-from-start",
+                sigma(t) ** 2,
+                sigma(0) ** 2 + Integral(g(r) ** 2 / s(r) ** 2, (r, 0, t)),
+                "the integral is only what was added since the start",
+                given=start,
+            ),
+        ],
+    )
+
+
+@derivation
+def cosine_row() -> Derivation:
+    """The cosine row: its angle, and what that makes of ᾱ, β and σ."""
+    factor, slope, angle = symbols("A c b", positive=True)
+    scaled = solve_for([Eq(factor * cos(theta(0)) ** 2, 1)], [factor])
+    line = solve_for([Eq(angle + slope, pi / 2), Eq(angle - slope * offset, 0)], [angle, slope])
+
+    def cosine(method: str) -> Call:
+        return Call(f"edmnotes.schedules:Cosine.{method}", {"t": t}, init={"offset": offset})
+
+    return Derivation(
+        "The cosine row",
+        [
+            Step(
+                "cosine-alpha-bar",
+                scaled[factor] * cos(theta(t)) ** 2,
+                cos(theta(t)) ** 2 / cos(theta(0)) ** 2,
+                "a squared cosine, scaled to be 1 at the start",
+                name=alpha_bar(t),
+                given={theta(t): COSINE[theta(t)]},
+                assuming=[t < 1],
+                torch=cosine("alpha_bar"),
+            ),
+            Step(
+                "cosine-angle",
+                line[angle] + line[slope] * t,
+                pi / 2 * (t + offset) / (1 + offset),
+                "the straight line from 0 at t = -δ to a right angle at t = 1",
+                name=theta(t),
+            ),
+            Step(
+                "cosine-beta",
+                -Derivative(log(alpha_bar(t)), t),
+                2 * tan(theta(t)) * Derivative(theta(t), t),
+                "β is the rate at which the logarithm of ᾱ falls",
+                name=beta(t),
+                given=COSINE,
+                assuming=[t < 1],
+                torch=cosine("beta"),
+            ),
+            Step(
+                "cosine-sigma",
+                sqrt(1 / alpha_bar(t) - 1),
+                sqrt(cos(theta(0)) ** 2 - cos(theta(t)) ** 2) / cos(theta(t)),
+                "put the cosine into VP's level",
+                name=sigma(t),
+                given=COSINE,
+                assuming=[t < 1],
+                torch=cosine("sigma"),
+            ),
+        ],
+    )
+
+
+@derivation
+def flow_matching() -> Derivation:
+    """The straight line of flow matching as a schedule."""
+    line = (1 - t) * x0 + t * eps
+    scale, level, time = symbols(r"s \sigma t", positive=True)
+    both = solve_for([Eq(scale, diff(line, x0)), Eq(scale * level, diff(line, eps))], [scale, level])
+    inverse = solve_for([Eq(level, time / (1 - time))], [time])
+    flow = {s(t): 1 - t, sigma(t): t / (1 - t)}
+
+    def step(label: str, lhs: Expr, name: Expr, rhs: Expr, method: str, why: str) -> Step:
+        call = Call(f"edmnotes.schedules:FlowMatching.{method}", {"t": t})
+        return Step(label, lhs, rhs, why, name=name, given=flow, assuming=[t < 1], torch=call)
+
+    return Derivation(
+        "Flow matching",
+        [
+            step("flow-scale", both[scale], s(t), 1 - t, "scale", "the factor of the data is s"),
+            step("flow-sigma", both[level], sigma(t), t / (1 - t), "sigma", "the factor of the noise is sσ"),
+            step("flow-drift", DRIFT, f(t), -1 / (1 - t), "drift", "differentiate the scale"),
+            step("flow-diffusion", DIFFUSION, g(t), sqrt(2 * t / (1 - t)), "diffusion", "differentiate the level"),
+            Step(
+                "flow-time",
+                inverse[time],
+                level / (1 + level),
+                "solve for the time of a level",
+                torch=Call("edmnotes.schedules:FlowMatching.sigma_inv", {"sigma": level}),
             ),
         ],
     )

@@ -13,6 +13,7 @@ x, y = symbols("x y")
 s0, s1, level0, level1 = symbols(r"s_{t-1} s_t \sigma_{t-1} \sigma_t", positive=True)
 beta_h = Symbol(r"\beta", positive=True) * h
 scale, sigma, drift = forward.s(t), forward.sigma(t), forward.f(t)
+r, theta = forward.r, forward.theta(t)
 
 
 def test_expectation_of_a_polynomial_in_independent_variables():
@@ -57,6 +58,14 @@ def test_the_closed_forms_of_vp_keep_its_constraint():
         ("ddpm-taylor", 1 - beta_h / 2 + forward.remainder(h**3)),  # √(1 − β) "is" 1 − β/2
         ("ddpm-log", -beta_h + forward.remainder(h**3)),
         ("vp-variance", Rational(1)),  # preserved whatever the data
+        ("geometric-ve-diffusion", sigma * sqrt(forward.log(forward.sigma_max / forward.sigma_min))),
+        ("sigma-from-start", forward.Integral(forward.g(r) ** 2 / forward.s(r) ** 2, (r, 0, t))),  # starts at 0
+        ("cosine-beta", forward.tan(theta) * forward.Derivative(theta, t)),  # the 2 of the square lost
+        ("cosine-angle", forward.pi / 2 * t),
+        ("cosine-sigma", forward.tan(theta)),  # the offset forgotten
+        ("flow-sigma", t),  # the actual standard deviation in place of the relative one
+        ("flow-drift", Rational(-1)),  # the slope of s, not divided by s
+        ("flow-diffusion", sqrt(2 * t / (1 - t) ** 3)),  # the factor s forgotten
     ],
 )
 def test_a_common_mistake_is_refused(label, wrong):
