@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import edmnotes
 from edmnotes import data as datasets
@@ -63,7 +63,7 @@ def train(
 
     Args:
         data: What to learn: digits, or points of moons, spiral, checkerboard, eight_gaussians.
-        preset: Row of the design space: edm.
+        preset: Row of the design space: vp, ve, iddpm, edm, ddpm, flow.
         out: Directory of the run; if not given, runs/DATA-PRESET.
         images: How many images to train on in all, each many times; if not given, the scale decides.
         batch: Images a step.

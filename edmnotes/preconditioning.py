@@ -135,6 +135,12 @@ class IDDPM(_PredictsNoise):
 
     levels: Tensor = field(default_factory=lambda: steps.iddpm_levels()[:-1])
 
+    def __post_init__(self) -> None:
+        levels = torch.as_tensor(self.levels, dtype=torch.float64)
+        if levels.ndim != 1 or len(levels) < 2 or not bool((levels.diff() < 0).all()) or not levels[-1] > 0:
+            raise ValueError(f"levels has shape {tuple(levels.shape)}; it must decrease strictly and end above 0")
+        object.__setattr__(self, "levels", levels)
+
     def c_noise(self, sigma: Tensor) -> Tensor:
         """M − 1 − argmin_j ``|u_j - σ|``: 0 for the lowest level."""
         levels = self.levels.to(sigma).flip(0)

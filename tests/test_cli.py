@@ -55,6 +55,19 @@ def test_train_keeps_a_run_that_python_can_load(run):
     assert json.loads((run / "run.json").read_text()) == {"data": "digits", "preset": "edm"}
 
 
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_every_preset_trains_and_samples_finite_images(preset, tmp_path):
+    directory, out = tmp_path / "run", tmp_path / "x.npz"
+    words = ["train", "--preset", preset, "--out", str(directory), "--images", "256", "--batch", "64"]
+    assert cli.main(words) == 0
+    assert training.load(directory).preconditioning.c_noise(torch.tensor(1.0)).isfinite()
+    assert cli.main(["sample", str(directory), "--n", "3", "--steps", "4", "--labels", "all", "--out", str(out)]) == 0
+    with np.load(out) as arrays:
+        assert arrays["x"].shape == (3, 1, 8, 8)
+        assert np.isfinite(arrays["x"]).all()
+    assert cli.main(words) == 0  # the same run, read back: nothing in its configuration differs
+
+
 def test_train_again_goes_on_or_refuses(run, tmp_path, capsys):
     assert cli.main(["train", "--out", str(run), *SHORT]) == 0
     assert "from step 2 of 2" in capsys.readouterr().out
@@ -213,7 +226,7 @@ def misrecorded(run, tmp_path):
     ("words", "said"),
     [
         ("train --out {new} --data imagenet", "unknown data set 'imagenet'; there are digits, "),
-        ("train --out {new} --preset ddmp", "unknown preset 'ddmp'; there are edm"),
+        ("train --out {new} --preset ddmp", "unknown preset 'ddmp'; there are vp, ve, iddpm, edm, ddpm, flow"),
         ("train --out {new} --images 0", "images = 0; it must be positive"),
         ("train --out {new} --batch 0", "batch = 0; it must be positive"),
         ("train --out {new} --lr nan", "lr = nan; it must be positive"),

@@ -17,7 +17,7 @@ from edmnotes import data, networks, training
 from edmnotes.preconditioning import EDM, Denoiser
 from edmnotes.training import Config, checkpoint
 
-STEPS = 160
+STEPS = 120
 KILLS = 5
 
 
@@ -335,4 +335,4 @@ def test_a_network_of_the_users_own_is_passed_to_load(tmp_path):
 
 def test_the_index_is_plain_json(finished):
     index = json.loads((finished[0] / "checkpoint.json").read_text())
-    assert index["config"]["sigmas"] == {"name": "LogNormal", "mean": -1.2, "std": 1.2}
+    assert index["config"]["sigmas"] == {"name": "losses.LogNormal", "mean": -1.2, "std": 1.2}

@@ -31,7 +31,10 @@ def test_it_was_trained_on_the_training_split_as_it_is_now(provenance):
     index = training.about(checkpoint.DIGITS)
     train = data.digits().train
     assert index["data"] == digest(train)
-    assert index["preconditioning"] == {"name": "EDM", "sigma_data": pytest.approx(data.sigma_data(train.x))}
+    assert index["preconditioning"] == {
+        "name": "preconditioning.EDM",
+        "sigma_data": pytest.approx(data.sigma_data(train.x)),
+    }
     assert index["config"]["images"] == provenance["images"]
     assert index["config"]["seed"] == provenance["seed"]
 

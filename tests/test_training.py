@@ -1,5 +1,6 @@
 """Training: it learns what is known in closed form, and every part of the recipe does what it says."""
 
+import json
 import math
 import os
 import signal
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edmnotes import data, losses, networks, training
+from edmnotes import data, losses, networks, presets, training
 from edmnotes.data import Labelled
 from edmnotes.exact import Gaussian
 from edmnotes.preconditioning import EDM, Denoiser
@@ -94,6 +95,31 @@ def test_the_seed_decides_everything(moons):
     assert not torch.equal(runs[0], runs[2])
     assert torch.equal(weights(training.untrained(images, seed=3)), weights(training.untrained(images, seed=3)))
     assert not torch.equal(weights(training.untrained(images, seed=3)), weights(training.untrained(images, seed=4)))
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_values_of_the_design_space_are_written_as_plain_data_and_read_back(name):
+    row, sigma = presets.load(name), torch.logspace(-1, 1, 5, dtype=torch.float64)
+    before = row.preconditioning(0.5)
+    after = checkpoint.made(json.loads(json.dumps(checkpoint.named(before))))
+    for coefficient in ("c_skip", "c_out", "c_in", "c_noise", "weight"):
+        torch.testing.assert_close(getattr(after, coefficient)(sigma), getattr(before, coefficient)(sigma))
+    config = Config(images=64, sigmas=row.sigmas)
+    again = checkpoint.made(json.loads(json.dumps(checkpoint.named(config)))["sigmas"])
+    drawn = [d.sample(9, generator=torch.Generator().manual_seed(0)) for d in (row.sigmas, again)]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({"name": "os.system"}, {"name": "preconditioning.Denoiser"}, {"name": "preconditioning"}, {}),
+        *({"name": "preconditioning.EDM", "sigma": 1.0}, {"name": "preconditioning.EDM", "sigma_data": -1.0}),
+    ],
+)
+def test_what_is_no_value_of_the_design_space_is_refused(content):
+    with pytest.raises(ValueError, match=r"design space|cannot be made|sigma_data"):
+        checkpoint.made(content)
 
 
 def test_untrained_chooses_the_network_by_the_shape_of_a_sample(moons):

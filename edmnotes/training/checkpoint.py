@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 
-from edmnotes import networks, preconditioning, scale
-from edmnotes.preconditioning import Denoiser, Preconditioning
+from edmnotes import losses, networks, preconditioning, scale, schedules
+from edmnotes.preconditioning import Denoiser
 
 INDEX = "checkpoint.json"
+DESIGN = {"preconditioning": preconditioning, "schedules": schedules, "losses": losses}
+"""The rooms whose values may stand in a checkpoint."""
 EMA = "ema."
 """Prefix of the averaged weights among the tensors: those a sampler uses."""
 
@@ -31,9 +34,36 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     return {"network": network, "preconditioning": named(denoiser.preconditioning)}
 
 
-def named(value: Any) -> dict[str, Any]:
-    """Return the fields of a frozen dataclass, under its class's name."""
-    return {"name": type(value).__qualname__, **vars(value)}
+def named(value: Any) -> Any:
+    """Write a value of the design space as plain data: a dataclass as its fields under its class's name.
+
+    Tensors become lists. What is plain already stays as it is; :func:`made` reads it back.
+    """
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if not is_dataclass(value):
+        return value
+    room = type(value).__module__.removeprefix("edmnotes.")
+    values = {f.name: named(getattr(value, f.name)) for f in fields(value) if f.init}
+    return {"name": f"{room}.{type(value).__qualname__}", **values}
+
+
+def made(content: Any) -> Any:
+    """Build the value that :func:`named` wrote.
+
+    Raises:
+        ValueError: if it names a class that is not a value of the design space.
+    """
+    if not isinstance(content, Mapping):
+        return content
+    room, _, name = str(content.get("name")).partition(".")
+    if room not in DESIGN or not is_dataclass(getattr(DESIGN[room], name, None)):
+        raise ValueError(f"{content.get('name')!r} is not a value of the design space, e.g. preconditioning.EDM")
+    arguments = {key: made(value) for key, value in content.items() if key != "name"}
+    try:
+        return getattr(DESIGN[room], name)(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{content['name']} cannot be made of {', '.join(arguments) or 'nothing'}: {error}") from error
 
 
 def write(directory: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -120,12 +150,6 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return index, tensors_of(packed)
 
 
-def _preconditioning(content: Mapping[str, Any]) -> Preconditioning:
-    arguments = dict(content)
-    name = arguments.pop("name")
-    return getattr(preconditioning, name)(**arguments)
-
-
 def load(run_dir: str | Path, *, network: nn.Module | None = None) -> Denoiser:
     """Load the trained denoiser of a run: its averaged weights, in evaluation mode, on the scale's device.
 
@@ -138,7 +162,7 @@ def load(run_dir: str | Path, *, network: nn.Module | None = None) -> Denoiser:
         ValueError: if the checkpoint is damaged or its weights do not fit the network.
     """
     index, tensors = read(Path(run_dir))
-    denoiser = Denoiser(network or networks.build(index["network"]), _preconditioning(index["preconditioning"]))
+    denoiser = Denoiser(network or networks.build(index["network"]), made(index["preconditioning"]))
     weights = {name.removeprefix(EMA): tensor for name, tensor in tensors.items() if name.startswith(EMA)}
     try:
         denoiser.load_state_dict(weights)

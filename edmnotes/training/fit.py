@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from edmnotes import losses, networks, scale
 from edmnotes.data import Labelled, sigma_data
@@ -46,7 +46,7 @@ class Config:
         ValueError: if a number is out of its range.
     """
 
-    images: int = field(default_factory=lambda: scale.current().pick(smoke=4_096, laptop=160_000, gpu=2_000_000))
+    images: int = field(default_factory=lambda: scale.current().pick(smoke=4_096, laptop=140_000, gpu=2_000_000))
     batch: int = 64
     lr: float = 4e-3
     warmup: int = 10_000
@@ -205,7 +205,7 @@ class _Run:
         self.config, self.device = config, at.device
         self.content = {
             **checkpoint.describe(denoiser),
-            "config": {**vars(config), "sigmas": checkpoint.named(config.sigmas)},
+            "config": checkpoint.named(config),
             "data": digest(data),
             "device": at.device.type,
             "precision": "bfloat16" if at.mixed_precision else "float32",
