@@ -518,6 +518,9 @@ class FromSDE(_Derived):
     log_scale: Tensor = field(repr=False)
     variance: Tensor = field(repr=False)
 
+    def __str__(self) -> str:
+        return f"FromSDE on [0, {self.end:g}] from level {self.sigma0:g}"
+
     @property
     def times(self) -> Domain:
         """From 0 to the end that was asked for."""
