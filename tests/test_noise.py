@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edmnotes.noise import BrownianPath, PerSample
 
@@ -87,3 +89,21 @@ def test_times_outside_the_path_are_refused():
         BrownianPath([0], (1,), 0.0, 1.0)(1.5)
     with pytest.raises(ValueError, match="agree"):
         BrownianPath([0], (1,), 1.0, 1.0)
+
+
+@given(
+    seeds=st.lists(st.integers(0, 2**62), min_size=1, max_size=3),
+    shape=st.sampled_from([(), (2,), (1, 2, 2)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    start=st.floats(-10, 10),
+    length=st.floats(0.01, 10),
+    fraction=st.floats(0, 1),
+)
+def test_legal_seeds_and_times_give_finite_noise_of_the_right_shape(seeds, shape, dtype, start, length, fraction):
+    drawn = PerSample(seeds).normal(shape, dtype=dtype)
+    assert (drawn.shape, drawn.dtype) == ((len(seeds), *shape), dtype)
+    path = BrownianPath(seeds, shape, start, start + length)
+    value = path(min(start + fraction * length, path.end))
+    assert (value.shape, value.dtype) == ((len(seeds), *shape), torch.float64)
+    assert bool(drawn.isfinite().all())
+    assert bool(value.isfinite().all())

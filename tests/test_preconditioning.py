@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from edmnotes import schedules, steps
@@ -155,3 +157,28 @@ def test_a_ddpm_chain_is_told_its_step():
     c = VP(chain, time_factor=1.0)
     steps_of_it = torch.tensor([1.0, 500.0, 1000.0]).double()
     torch.testing.assert_close(c.c_noise(chain.sigma(steps_of_it)), steps_of_it)
+
+
+ROWS = [EDM(0.5), VP(), VE(), IDDPM(), Flow(), VP(schedules.Discrete([0.01, 0.1, 0.5, 0.9]), time_factor=1.0)]
+
+
+@pytest.mark.parametrize("c", ROWS, ids=lambda c: type(c).__name__)
+@given(
+    sigma=st.floats(1e-3, 4.0),
+    shape=st.sampled_from([(2,), (2, 3), (2, 1, 4, 4)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    per_sample=st.booleans(),
+)
+def test_every_row_gives_finite_answers_of_the_right_shape_and_dtype(c, sigma, shape, dtype, per_sample):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    level = torch.tensor([sigma, sigma / 2], dtype=dtype) if per_sample else sigma
+    out = Denoiser(Recorder(), c)(x, level)
+    assert (out.shape, out.dtype) == (shape, dtype)
+    assert bool(out.isfinite().all())
+    assert float(c.weight(torch.tensor(sigma))) > 0
+
+
+@pytest.mark.parametrize("levels", [[1.0], [1.0, 2.0], [1.0, 0.0], [[2.0, 1.0]], [math.nan, 1.0]])
+def test_impossible_levels_of_a_chain_are_refused(levels):
+    with pytest.raises(ValueError, match="levels"):
+        IDDPM(torch.tensor(levels))

@@ -12,6 +12,9 @@ ROOMS = [
     "test_preconditioning.py",
     "test_exact.py",
     "test_losses.py",
+    "test_targets.py",
+    "test_data.py",
+    "test_networks.py",
     "samplers",
 ]
 

@@ -118,9 +118,12 @@ def churned(
     x: Tensor, t: Tensor, schedule: Schedule, gamma: float, churn: Churn, noise: Noise
 ) -> tuple[Tensor, Tensor]:
     """Raise the noise level of the state by the factor 1 + gamma (Karras et al. 2022, Algorithm 2, lines 4 to 6)."""
-    t_hat = schedule.sigma_inv(schedule.sigma(t) * (1 + gamma))
-    a, b = schedule.transition(t, t_hat)
-    return a * x + b * churn.noise_scale * noise(x), t_hat
+    sigma = schedule.sigma(t)
+    t_hat = schedule.sigma_inv(sigma * (1 + gamma))
+    # √(σ̂² − σ²) from gamma itself: a rise lost in rounding σ̂ would make the difference negative, or random.
+    added = sigma * math.sqrt(gamma * (2 + gamma))
+    scale = schedule.scale(t_hat)
+    return scale / schedule.scale(t) * x + scale * added * churn.noise_scale * noise(x), t_hat
 
 
 class Slope:

@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -350,3 +352,21 @@ def test_an_alpha_outside_its_interval_is_refused(alpha):
 def test_an_integer_start_is_refused(sampler):
     with pytest.raises(ValueError, match="int64"):
         sampler(DATA, torch.ones(2, dtype=torch.int64), steps.edm(3))
+
+
+@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("schedule", [*SCHEDULES, FlowMatching(), Cosine()], ids=str)
+@given(
+    levels=st.lists(st.floats(1e-3, 100), min_size=1, max_size=5, unique=True),
+    amount=st.floats(0, 100),
+    noise_scale=st.floats(0, 2),
+    shape=st.sampled_from([(2,), (2, 3), (2, 1, 2, 2)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_legal_levels_and_churn_give_finite_samples(sampler, schedule, levels, amount, noise_scale, shape, dtype):
+    sigmas = torch.tensor([*sorted(levels, reverse=True), 0.0], dtype=torch.float64)
+    x = torch.ones(shape, dtype=dtype)
+    churn = Churn(amount, noise_scale=noise_scale)
+    solution = sampler(DATA, x, sigmas, schedule=schedule, churn=churn, noise=PerSample([0, 1]))
+    assert (solution.x.shape, solution.x.dtype) == (shape, dtype)
+    assert bool(solution.x.isfinite().all())
