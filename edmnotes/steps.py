@@ -191,7 +191,7 @@ def _chain(n: int, schedule: Discrete) -> Levels:
     return schedule.sigma(torch.arange(len(schedule.betas), 0, -1, dtype=torch.float64))
 
 
-def _subsequence(chain: Levels, places: Tensor) -> Levels:
+def _subsequence(chain: Tensor, places: Tensor) -> Levels:
     """The levels of a decreasing chain nearest to fractional places between 0 and 1, then 0."""
     indices = (places * (len(chain) - 1) + 0.5).floor().long()
     if bool((indices.diff() <= 0).any()):

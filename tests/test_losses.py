@@ -12,6 +12,8 @@ from edmnotes.losses import LogNormal, LogUniform, UniformLevels, UniformTime, d
 from edmnotes.preconditioning import EDM, Denoiser
 from edmnotes.schedules import VP, FlowMatching
 
+PAIR = torch.tensor([0.5, 2.0], dtype=torch.float64)
+
 
 class Zero(nn.Module):
     def forward(self, x, c_noise):
@@ -122,7 +124,7 @@ def test_uniform_levels_are_drawn_equally_often():
 
 @pytest.mark.parametrize(
     "distribution",
-    [LogNormal(), LogUniform(), UniformTime(), UniformTime(FlowMatching(), 1e-3, 0.999), UniformLevels([0.5, 2.0])],
+    [LogNormal(), LogUniform(), UniformTime(), UniformTime(FlowMatching(), 1e-3, 0.999), UniformLevels(PAIR)],
     ids=lambda d: type(d).__name__,
 )
 @given(n=st.integers(1, 50), seed=st.integers(0, 2**31))

@@ -159,7 +159,14 @@ def test_a_ddpm_chain_is_told_its_step():
     torch.testing.assert_close(c.c_noise(chain.sigma(steps_of_it)), steps_of_it)
 
 
-ROWS = [EDM(0.5), VP(), VE(), IDDPM(), Flow(), VP(schedules.Discrete([0.01, 0.1, 0.5, 0.9]), time_factor=1.0)]
+ROWS = [
+    EDM(0.5),
+    VP(),
+    VE(),
+    IDDPM(),
+    Flow(),
+    VP(schedules.Discrete(torch.tensor([0.01, 0.1, 0.5, 0.9])), time_factor=1.0),
+]
 
 
 @pytest.mark.parametrize("c", ROWS, ids=lambda c: type(c).__name__)

@@ -14,6 +14,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
 def named(value: Any) -> Any:
     """Write a value of the design space as plain data: a dataclass as its fields under its class's name.
 
-    Tensors become lists. What is plain already stays as it is; :func:`made` reads it back.
+    Tensors become lists of numbers. What is plain already stays as it is; :func:`made` reads it back.
     """
     if isinstance(value, Tensor):
         return value.tolist()
@@ -54,6 +55,8 @@ def made(content: Any) -> Any:
     Raises:
         ValueError: if it names a class that is not a value of the design space.
     """
+    if isinstance(content, list):
+        return torch.tensor(content, dtype=torch.float64)
     if not isinstance(content, Mapping):
         return content
     room, _, name = str(content.get("name")).partition(".")
