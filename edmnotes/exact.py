@@ -197,7 +197,8 @@ class Empirical:
             raise ValueError(
                 f"data has shape {tuple(data.shape)}, dtype {data.dtype}; it must be floating, (N, *shape)"
             )
-        if not bool(data.isfinite().all()):
+        # The two ends tell it without an array of the size of the data; nan comes through both.
+        if not all(bool(end.isfinite()) for end in data.aminmax()):
             raise ValueError("data holds values that are not finite; remove them")
         self.data = data
 
