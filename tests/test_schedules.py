@@ -240,6 +240,15 @@ def test_the_clipped_cosine_chain_has_the_levels_of_the_reference(count, first, 
     assert int((chain.betas == 0.999).sum()) == 1
 
 
+def test_chains_have_the_betas_and_alpha_bars_of_the_reference():
+    cosine, linear = Discrete(clipped_cosine_betas(1000)), Discrete(BETAS)
+    assert float(cosine.betas[0]) == pytest.approx(4.128422482196914e-05, rel=1e-9)
+    assert float(cosine.betas[998]) == pytest.approx(0.7499993929011166, rel=1e-9)
+    assert float(cosine.alpha_bar(1000.0)) == pytest.approx(2.4287669070348567e-09, rel=1e-9)
+    assert float(Discrete(clipped_cosine_betas(4000)).betas[0]) == pytest.approx(9.865818813681315e-06, rel=1e-9)
+    assert float(linear.alpha_bar(1000.0)) == pytest.approx(4.035829765375676e-05, rel=1e-12)
+
+
 def test_a_chain_is_exact_at_whole_steps_and_linear_in_log_alpha_bar_between():
     chain = Discrete(BETAS)
     whole = torch.arange(1, 1001, dtype=torch.float64)
