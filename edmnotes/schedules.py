@@ -150,21 +150,25 @@ class _Derived:
         return self.scale(end) / self.scale(start), self.scale(end) * added
 
 
-@dataclass(frozen=True)
-class EDM(_Derived):
-    """s = 1, σ = t: time is the noise level (Karras et al. 2022, Table 1, column "Ours")."""
+class _Unscaled(_Derived):
+    """s = 1: noise is added to the data as they are."""
 
     def scale(self, t: Times) -> Tensor:
         """s(t) = 1."""
         return torch.ones_like(self._time(t))
 
-    def sigma(self, t: Times) -> Tensor:
-        """σ(t) = t, equation ``edm-schedule``."""
-        return self._time(t).clone()
-
     def scale_deriv(self, t: Times) -> Tensor:
         """ds/dt = 0."""
         return torch.zeros_like(self._time(t))
+
+
+@dataclass(frozen=True)
+class EDM(_Unscaled):
+    """s = 1, σ = t: time is the noise level (Karras et al. 2022, Table 1, column "Ours")."""
+
+    def sigma(self, t: Times) -> Tensor:
+        """σ(t) = t, equation ``edm-schedule``."""
+        return self._time(t).clone()
 
     def sigma_deriv(self, t: Times) -> Tensor:
         """dσ/dt = 1."""
@@ -176,20 +180,12 @@ class EDM(_Derived):
 
 
 @dataclass(frozen=True)
-class VE(_Derived):
+class VE(_Unscaled):
     """Variance exploding: s = 1, σ = √t (Song et al. 2021 in the form of Karras et al. 2022, Table 1)."""
-
-    def scale(self, t: Times) -> Tensor:
-        """s(t) = 1."""
-        return torch.ones_like(self._time(t))
 
     def sigma(self, t: Times) -> Tensor:
         """σ(t) = √t, equation ``ve-schedule``."""
         return self._time(t).sqrt()
-
-    def scale_deriv(self, t: Times) -> Tensor:
-        """ds/dt = 0."""
-        return torch.zeros_like(self._time(t))
 
     def sigma_deriv(self, t: Times) -> Tensor:
         """dσ/dt = 1 / (2 √t); infinite at t = 0."""
@@ -205,10 +201,11 @@ class VE(_Derived):
 
 
 @dataclass(frozen=True)
-class GeometricVE(_Derived):
+class GeometricVE(_Unscaled):
     """Variance exploding on the clock of the VE papers: σ grows by the same factor in equal times (Song et al. 2021).
 
-    It starts at ``sigma_min``, not at 0, and is defined for times in [0, 1].
+    Equations ``geometric-ve-schedule`` and ``geometric-ve-diffusion``. It starts at ``sigma_min``, not at 0, and is
+    defined for times in [0, 1].
 
     Attributes:
         sigma_min: level at t = 0; in units of the data.
@@ -238,17 +235,9 @@ class GeometricVE(_Derived):
     def _rate(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
 
-    def scale(self, t: Times) -> Tensor:
-        """s(t) = 1."""
-        return torch.ones_like(self._time(t))
-
     def sigma(self, t: Times) -> Tensor:
         """σ(t) = σ_min (σ_max / σ_min)^t, equation ``geometric-ve-schedule``."""
         return self.sigma_min * torch.exp(self._rate * self._time(t))
-
-    def scale_deriv(self, t: Times) -> Tensor:
-        """ds/dt = 0."""
-        return torch.zeros_like(self._time(t))
 
     def sigma_deriv(self, t: Times) -> Tensor:
         """dσ/dt = σ ln(σ_max / σ_min)."""
@@ -289,13 +278,13 @@ class FlowMatching(_Derived):
         return (1 - self._time(t)) ** -2
 
     def sigma_inv(self, sigma: Times) -> Tensor:
-        """t = σ / (1 + σ)."""
+        """t = σ / (1 + σ), equation ``flow-time``."""
         sigma = self._level(sigma)
         return sigma / (1 + sigma)
 
 
 class _VariancePreserving(_Derived):
-    """s² (1 + σ²) = 1, whatever β: everything follows from β(t), its integral u(t) = −ln ᾱ(t), and the inverse of u."""
+    """s² (1 + σ²) = 1, equation ``vp-constraint``; all follows from β(t), u(t) = ∫β = −ln ᾱ(t) and u's inverse."""
 
     def beta(self, t: Times) -> Tensor:
         raise NotImplementedError
@@ -403,7 +392,7 @@ class VP(_VariancePreserving):
 class Cosine(_VariancePreserving):
     """ᾱ(t) = cos²(θ) / cos²(θ_0), θ = (π/2) (t + offset) / (1 + offset).
 
-    Nichol and Dhariwal 2021, eq. 17, for t in [0, 1).
+    Equations ``cosine-alpha-bar`` and ``cosine-angle`` (Nichol and Dhariwal 2021, eq. 17), for t in [0, 1).
 
     At t = 1 the signal is gone and σ is infinite, so the domain ends before it.
 
@@ -428,7 +417,7 @@ class Cosine(_VariancePreserving):
         return math.pi / 2 / (1 + self.offset)
 
     def beta(self, t: Times) -> Tensor:
-        """β(t) = 2 tan(θ) dθ/dt."""
+        """β(t) = 2 tan(θ) dθ/dt, equation ``cosine-beta``."""
         return 2 * self._speed * torch.tan(self._speed * (self._time(t) + self.offset))
 
     def _beta_integral(self, t: Times) -> Tensor:
@@ -584,7 +573,7 @@ def from_sde(
 ) -> FromSDE:
     """The schedule of dx = f(t) x dt + g(t) dw, by quadrature.
 
-    Equations ``scale-from-drift`` and ``sigma-from-diffusion``.
+    Equations ``scale-from-drift`` and ``sigma-from-start``.
 
     f and g² are interpolated at Chebyshev points on ever more panels, until twice as many change nothing any more.
 
