@@ -1,7 +1,7 @@
 """What all samplers share: the result, the check of the levels, the slope, the churn."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,18 +114,6 @@ class Trace:
         return None if self.states is None else torch.stack(self.states)
 
 
-def churned(
-    x: Tensor, t: Tensor, schedule: Schedule, gamma: float, churn: Churn, noise: Noise
-) -> tuple[Tensor, Tensor]:
-    """Raise the noise level of the state by the factor 1 + gamma (Karras et al. 2022, Algorithm 2, lines 4 to 6)."""
-    sigma = schedule.sigma(t)
-    t_hat = schedule.sigma_inv(sigma * (1 + gamma))
-    # √(σ̂² − σ²) from gamma itself: a rise lost in rounding σ̂ would make the difference negative, or random.
-    added = sigma * math.sqrt(gamma * (2 + gamma))
-    scale = schedule.scale(t_hat)
-    return scale / schedule.scale(t) * x + scale * added * churn.noise_scale * noise(x), t_hat
-
-
 class Slope:
     """dx/dt of the probability-flow ODE for a denoiser, on any schedule; counts its calls."""
 
@@ -133,13 +121,84 @@ class Slope:
         self.denoiser, self.schedule, self.cond, self.calls = denoiser, schedule, cond, 0
 
     @torch.no_grad()
+    def denoised(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x/s; σ) at (x, t), in the dtype of x."""
+        self.calls += 1
+        return self.denoiser(x / self.schedule.scale(t), self.schedule.sigma(t), **self.cond).to(x.dtype)
+
+    @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The slope at (x, t), and the denoised state it comes from.
 
         dx/dt = (ṡ/s + σ̇/σ) x − s σ̇/σ D(x/s; σ) (Karras et al. 2022, eq. 81), t on the CPU.
         """
-        scale, sigma = self.schedule.scale(t), self.schedule.sigma(t)
-        growth = self.schedule.sigma_deriv(t) / sigma
-        denoised = self.denoiser(x / scale, sigma, **self.cond).to(x.dtype)
-        self.calls += 1
+        scale, denoised = self.schedule.scale(t), self.denoised(x, t)
+        growth = self.schedule.sigma_deriv(t) / self.schedule.sigma(t)
         return (self.schedule.scale_deriv(t) / scale + growth) * x - growth * scale * denoised, denoised
+
+
+class Run:
+    """A sampler on its way down the levels: what all of them do around a step of their own.
+
+    Iterating gives the times (t, t_next) of each step, from :func:`intervals`; the sampler ends each with
+    :meth:`move`, and itself with :meth:`solution`.
+
+    Attributes:
+        levels: the levels, checked, float64 on the CPU.
+        state: where the sampler is, in the working dtype.
+        slope: the slope of the probability-flow ODE, and the denoiser, whose calls it counts.
+        i: number of the present step, from 0.
+    """
+
+    def __init__(
+        self,
+        denoiser: DenoiserLike,
+        x: Tensor,
+        sigmas: Tensor,
+        schedule: Schedule,
+        cond: dict[str, Any],
+        *,
+        callback: Callback | None,
+        trajectory: bool,
+    ) -> None:
+        self.levels, self.state = check_levels(sigmas), x.to(working_dtype(x))
+        self.schedule, self.dtype, self.i = schedule, x.dtype, 0
+        self.slope = Slope(denoiser, schedule, cond)
+        self.trace = Trace(self.state, trajectory=trajectory, callback=callback)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for i, times in enumerate(intervals(self.schedule, self.levels)):
+            self.i = i
+            yield times
+
+    @property
+    def sigma(self) -> float:
+        """The level at which the present step begins, before any churn."""
+        return float(self.levels[self.i])
+
+    @property
+    def sigma_next(self) -> float:
+        """The level at which it ends."""
+        return float(self.levels[self.i + 1])
+
+    def churned(self, t: Tensor, churn: Churn | None, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """The state with its noise level raised by the factor 1 + γ, and its new time (Algorithm 2, lines 4 to 6)."""
+        gamma = churn.gamma(self.sigma, len(self.levels) - 1) if churn else 0.0
+        if churn is None or gamma == 0:
+            return self.state, t
+        sigma = self.schedule.sigma(t)
+        t_hat = self.schedule.sigma_inv(sigma * (1 + gamma))
+        # √(σ̂² − σ²) from gamma itself: a rise lost in rounding σ̂ would make the difference negative, or random.
+        added = sigma * math.sqrt(gamma * (2 + gamma))
+        scale = self.schedule.scale(t_hat)
+        drawn = (noise or torch.randn_like)(self.state)
+        return scale / self.schedule.scale(t) * self.state + scale * added * churn.noise_scale * drawn, t_hat
+
+    def move(self, x: Tensor, denoised: Tensor) -> None:
+        """The present step ends at the state ``x``; ``denoised`` is what the callback hears of."""
+        self.state = x
+        self.trace.add(x, i=self.i, sigma=self.sigma, denoised=denoised)
+
+    def solution(self) -> Solution:
+        """Where the run ended, in the dtype of the start."""
+        return Solution(self.state.to(self.dtype), self.slope.calls, self.trace.stacked())

@@ -2,26 +2,14 @@
 
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edmnotes.contract import DenoiserLike
-from edmnotes.samplers.base import (
-    Callback,
-    Churn,
-    Noise,
-    Slope,
-    Solution,
-    Trace,
-    check_levels,
-    churned,
-    intervals,
-    working_dtype,
-)
+from edmnotes.samplers.base import Callback, Churn, Noise, Run, Solution
 from edmnotes.schedules import EDM, Schedule
 
-# EDM() and Churn() are frozen values, safe as defaults.
+# EDM() is a frozen value, safe as a default.
 _EDM = EDM()
 
 
@@ -57,16 +45,12 @@ def euler(
     Raises:
         ValueError: if the levels do not decrease strictly to 0, or ``x`` is not floating.
     """
-    levels, state = check_levels(sigmas), x.to(working_dtype(x))
-    slope, trace = Slope(denoiser, schedule, cond), Trace(state, trajectory=trajectory, callback=callback)
-    n = len(levels) - 1
-    for i, (t, t_next) in enumerate(intervals(schedule, levels)):
-        if churn and (gamma := churn.gamma(float(levels[i]), n)) > 0:
-            state, t = churned(state, t, schedule, gamma, churn, noise or torch.randn_like)
-        here, denoised = slope(state, t)
-        state = denoised if t_next is None else state + (t_next - t) * here
-        trace.add(state, i=i, sigma=float(levels[i]), denoised=denoised)
-    return Solution(state.to(x.dtype), slope.calls, trace.stacked())
+    run = Run(denoiser, x, sigmas, schedule, cond, callback=callback, trajectory=trajectory)
+    for t, t_next in run:
+        state, t = run.churned(t, churn, noise)
+        here, denoised = run.slope(state, t)
+        run.move(denoised if t_next is None else state + (t_next - t) * here, denoised)
+    return run.solution()
 
 
 def heun(
@@ -109,16 +93,12 @@ def heun(
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha = {alpha}; it must lie in (0, 1]: 1 is Heun's method, 0.5 the midpoint method")
-    levels, state = check_levels(sigmas), x.to(working_dtype(x))
-    slope, trace = Slope(denoiser, schedule, cond), Trace(state, trajectory=trajectory, callback=callback)
-    n = len(levels) - 1
-    for i, (t, t_next) in enumerate(intervals(schedule, levels)):
-        if churn and (gamma := churn.gamma(float(levels[i]), n)) > 0:
-            state, t = churned(state, t, schedule, gamma, churn, noise or torch.randn_like)
-        here, denoised = slope(state, t)
-        if t_next is not None and levels[i + 1] > 0:
-            there, _ = slope(state + alpha * (t_next - t) * here, t + alpha * (t_next - t))
+    run = Run(denoiser, x, sigmas, schedule, cond, callback=callback, trajectory=trajectory)
+    for t, t_next in run:
+        state, t = run.churned(t, churn, noise)
+        here, denoised = run.slope(state, t)
+        if t_next is not None and run.sigma_next > 0:
+            there, _ = run.slope(state + alpha * (t_next - t) * here, t + alpha * (t_next - t))
             here = (1 - 0.5 / alpha) * here + 0.5 / alpha * there
-        state = denoised if t_next is None else state + (t_next - t) * here
-        trace.add(state, i=i, sigma=float(levels[i]), denoised=denoised)
-    return Solution(state.to(x.dtype), slope.calls, trace.stacked())
+        run.move(denoised if t_next is None else state + (t_next - t) * here, denoised)
+    return run.solution()
