@@ -33,7 +33,10 @@ How to write a chapter's module, so that the page ties::
   member must equal ``rhs``. So ``f(t) = \frac{\dot s(t)}{s(t)}`` needs ``name=f(t)``. One label is one equation;
   conditions stand in the sentence.
 * ``\dot\sigma(t)`` is the derivative of the step's function ``\sigma``; a function written bare (``\dot s / s``) is
-  taken at the one argument it has in the step.
+  taken at the one argument (or list of arguments) it has in the step. ``p(x; \sigma)`` is ``p(x, \sigma)``.
+* ``\frac{\partial^2 p_t}{\partial x^2}`` is a second derivative; ``\nabla`` is the derivative in ``x`` of the factor that
+  follows, in a step whose one coordinate is called x. A step may hold a stochastic differential equation, with a symbol
+  ``d``: then ``\mathrm d x = u\, \mathrm d t + g\, \mathrm d w`` is read as the product d·x = u·d·t + g·d·w.
 * ``given={s(t): exp(-Integral(beta(u), (u, 0, t)) / 2)}`` are definitions that hold in this step: they are put in
   before checking.
 * ``assuming=[v1 > v0]`` limits the random points. Symbols are drawn from (0.2, 2.2) if positive, else (-2, 2);

@@ -158,13 +158,13 @@ class _Names:
             self.letters[meaning] = LETTERS[len(self.letters)]
         return self.letters[meaning]
 
-    def only_argument(self, name: str) -> Expr:
-        """Return the argument of a function that the page writes bare: the one symbol, or else the one expression."""
-        arguments = [args[0] for args in self.arguments.get(name, ()) if len(args) == 1]
-        plain = [arg for arg in arguments if isinstance(arg, Symbol)] or arguments
+    def only_arguments(self, name: str) -> tuple[Expr, ...]:
+        """Return the arguments of a function that the page writes bare: the one made of symbols, or else the one."""
+        found = self.arguments.get(name, set())
+        plain = {args for args in found if all(isinstance(arg, Symbol) for arg in args)} or found
         if len(plain) != 1:
             raise ReadError(f"{name} is written without its argument, which could be any of {sorted(map(str, plain))}")
-        return plain[0]
+        return next(iter(plain))
 
 
 @lru_cache(maxsize=1000)
@@ -336,6 +336,8 @@ class _Writer:
             text, i = f"({self.write(bracket[0])})", bracket[1]
         elif token in (r"\frac", r"\dfrac", r"\tfrac"):
             text, i, closed = self._fraction(tree, i)
+        elif token == r"\nabla" and isinstance(self.names.known.get("x"), Symbol):
+            text, i, closed = self._gradient(tree, i)
         elif token == r"\sqrt":
             degree = ""
             if (root := self._bracket(tree, i + 1)) is not None:
@@ -358,12 +360,13 @@ class _Writer:
     def _fraction(self, tree: Tree, i: int) -> tuple[str, int, bool]:
         above, i = self._argument(tree, i + 1)
         below, i = self._argument(tree, i)
+        above, below, order = self._order(above, below)
         variable = self._differential(below, self._skip(below, 0)) or self._partial(below)
         over = _after_d(above, self._skip(above, 0))
         if variable is None or over is None:
             return f"\\frac{{{self.write(above)}}}{{{self.write(below)}}}", i, False
         if self._skip(below, variable[1]) != len(below):
-            raise ReadError("only first derivatives \\frac{d}{dt} are read")
+            raise ReadError("a derivative is \\frac{d}{dt} or \\frac{d^2}{dt^2}, in one variable")
         closed = not _visible(above[over:])
         if closed:
             operand, i, _ = (
@@ -373,7 +376,29 @@ class _Writer:
             operand = self.write(above[over:])
         if not operand:
             raise ReadError("a derivative of nothing")
-        return f"\\frac{{d}}{{d {variable[0]}}} ({operand})", i, closed
+        for _ in range(order):
+            operand = f"\\frac{{d}}{{d {variable[0]}}} ({operand})"
+        return operand, i, closed
+
+    def _order(self, above: Tree, below: Tree) -> tuple[Tree, Tree, int]:
+        r"""Return what stands above and below without the powers of ``\frac{d^2}{dt^2}``, and the order."""
+        over, under = _after_d(above, self._skip(above, 0)), _after_d(below, self._skip(below, 0))
+        if over is None or under is None or (k := self._skip(above, over)) == len(above) or above[k] != "^":
+            return above, below, 1
+        order, rest = self._argument(above, k + 1)
+        atom = _Atom.scan(below, self._skip(below, under), self.names.known)
+        if atom.power != order or len(order) != 1 or not str(order[0]).isdigit():
+            raise ReadError("a higher derivative needs its order, a digit, above and below")
+        at = max(i for i, token in enumerate(below[: atom.end]) if token == "^")
+        return above[:over] + above[rest:], below[:at] + below[atom.end :], int(order[0])
+
+    def _gradient(self, tree: Tree, i: int) -> tuple[str, int, bool]:
+        r"""Write ``\nabla`` of the factor that follows, in a step whose one coordinate is called x."""
+        i = self._skip(tree, i + 1)
+        if i == len(tree):
+            raise ReadError("a gradient of nothing")
+        text, i, _ = self._factor(tree, i)
+        return f"\\frac{{d}}{{d {self.names.letter('x')}}} ({text})", i, True
 
     def _partial(self, below: Tree) -> tuple[str, int] | None:
         start = self._skip(below, 0)
@@ -419,7 +444,7 @@ class _Writer:
             if (bracket := self._bracket(tree, i)) is not None:
                 text, i = f"{letter}({', '.join(map(self.write, _split(bracket[0])))})", bracket[1]
             else:
-                text = f"{letter}({names.letter(names.only_argument(function))})"
+                text = f"{letter}({', '.join(map(names.letter, names.only_arguments(function)))})"
         if not power:
             power, i = self._power(tree, i)
         return text + power, i
@@ -428,7 +453,7 @@ class _Writer:
 def _split(inside: Tree) -> list[Tree]:
     parts: list[Tree] = [[]]
     for token in inside:
-        if token == ",":
+        if token in (",", ";"):
             parts.append([])
         else:
             parts[-1].append(token)

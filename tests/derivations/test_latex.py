@@ -92,6 +92,45 @@ def test_the_books_notation_is_read(latex, expected):
     assert compare(member, expected + Rational(1, 10**9), step, "seed")[3] is not None
 
 
+x, d, w = symbols("x d w", real=True)
+density, score = Function("p_t"), Function("D")
+
+
+@pytest.mark.parametrize(
+    ("latex", "expected"),
+    [
+        (r"\frac{\partial^2}{\partial x^2}\left(x p_t\right)", (x * density(x, t)).diff(x, 2)),
+        (r"\frac{\partial^2 p_t}{\partial x^2}", density(x, t).diff(x, 2)),
+        (r"\frac{d^{3} p_t}{dx^{3}}", density(x, t).diff(x, 3)),
+        (r"\frac{\partial p_t}{\partial t}", density(x, t).diff(t)),
+        (r"\nabla \log p_t", log(density(x, t)).diff(x)),
+        (r"t \left[\nabla p_t\right] x", t * x * density(x, t).diff(x)),
+        (r"D(x; t)", score(x, t)),
+        (r"D(x/t; \sigma)", score(x / t, sigma(t))),
+        (r"x\, \mathrm d t + t\, \mathrm d w", d * t * x + d * w * t),  # where d is a symbol of the step
+    ],
+)
+def test_densities_and_their_equations_are_read(latex, expected):
+    known = [density(x, t), score(x, t), sigma(t)] + [d, w] * expected.has(d)
+    (_, member) = read(f"0 = {latex}", sees(expected, *known))
+    assert simplify(member - expected) == 0
+
+
+@pytest.mark.parametrize(
+    ("latex", "message"),
+    [
+        (r"\frac{\partial^2 p_t}{\partial x}", "above and below"),
+        (r"\frac{\partial^2 p_t}{\partial x^3}", "above and below"),
+        (r"\frac{\partial^2 p_t}{\partial x \partial t}", "above and below"),
+        (r"\nabla \log p_t\, x", "doubtful product"),
+        (r"\nabla", "of nothing"),
+    ],
+)
+def test_doubtful_derivatives_are_not_read(latex, message):
+    with pytest.raises(ReadError, match=message):
+        read(f"0 = {latex}", sees(density(x, t)))
+
+
 def test_accents_and_indices_are_part_of_the_name():
     bar, hat, minimum = symbols(r"\bar\alpha_t \hat{x}_0 \beta_{\min}")
     skip = Function(r"c_{\text{skip}}")
