@@ -92,11 +92,14 @@ class Fitted:
 
     Attributes:
         denoiser: with the averaged weights, in evaluation mode, on the device it was trained on.
-        losses: the mean loss of each step, float32 on the CPU.
+        losses: the mean of the weighted denoising loss at each step (:func:`edmnotes.losses.denoising`), whether or not
+            a log-variance was learned beside it; float32 on the CPU.
+        log_variance: what became of the one that was passed in, beside the denoiser; None if none was.
     """
 
     denoiser: Denoiser
     losses: Float[Tensor, " steps"]
+    log_variance: losses.LogVariance | None = None
 
 
 def untrained(data: Labelled, *, seed: int = 0) -> Denoiser:
@@ -126,6 +129,7 @@ def fit(
     data: Labelled,
     *,
     config: Config | None = None,
+    log_variance: losses.LogVariance | None = None,
     run_dir: str | Path | None = None,
     save_seconds: float = 30.0,
     progress: bool = True,
@@ -133,16 +137,18 @@ def fit(
     """Train a denoiser by the denoising loss (Karras et al. 2022, eq. 8) with Adam, and average its weights.
 
     With a ``run_dir`` that holds a checkpoint of the same run, training goes on from there, and on the CPU ends with
-    the very weights of a run that was never stopped. The denoiser that is passed in stays as it is.
+    the very weights of a run that was never stopped. What is passed in stays as it is.
 
     Args:
         denoiser: where to start.
         data: what to learn.
         config: how to train; None for ``Config()``.
+        log_variance: learn it too, and weigh each level by it (label ``learned-log-variance``); None to weigh the
+            levels by the preconditioning alone. It is kept in the checkpoint, not in what :func:`load` returns.
         run_dir: where to keep the checkpoint; None to keep none.
         save_seconds: how often to save; the end is always saved, and so is an interrupt (Ctrl-C), before
             KeyboardInterrupt is raised.
-        progress: show a bar with the loss and the images a second.
+        progress: show a bar with the weighted denoising loss and the images a second.
 
     Returns:
         ``Fitted``, with the averaged weights.
@@ -158,7 +164,7 @@ def fit(
     at = scale.current()
     directory = None if run_dir is None else Path(run_dir)
     with torch.random.fork_rng(devices=[at.device] if at.device.type == "cuda" else []), _Interrupt() as interrupt:
-        run = _Run(denoiser, data, config, at)
+        run = _Run(denoiser, data, config, log_variance, at)
         if directory and checkpoint.exists(directory):
             run.resume(directory)
         bar = tqdm(
@@ -182,7 +188,7 @@ def fit(
                     saved_at = monotonic()
                 if interrupt.asked:
                     raise KeyboardInterrupt
-        return Fitted(cast(Denoiser, run.ema.module.eval()), run.losses.cpu())
+        return Fitted(cast(Denoiser, run.ema.module.eval()), run.losses.cpu(), run.log_variance)
 
 
 class _Order:
@@ -201,18 +207,31 @@ class _Order:
 class _Run:
     """Everything that changes while training, in one place, so that it can be saved and restored whole."""
 
-    def __init__(self, denoiser: Denoiser, data: Labelled, config: Config, at: scale.Scale) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        data: Labelled,
+        config: Config,
+        log_variance: losses.LogVariance | None,
+        at: scale.Scale,
+    ) -> None:
         self.config, self.device = config, at.device
         self.content = {
             **checkpoint.describe(denoiser),
             "config": checkpoint.named(config),
+            "log_variance": None if log_variance is None else f"{log_variance.features} features",
             "data": digest(data),
             "device": at.device.type,
             "precision": "bfloat16" if at.mixed_precision else "float32",
         }
         self.model = copy.deepcopy(denoiser).to(at.device).train()
         self.ema = AveragedModel(self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(0.9, 0.99), fused=True)
+        self.log_variance = copy.deepcopy(log_variance)
+        self.parameters = [*self.model.parameters()]
+        if self.log_variance is not None:
+            self.log_variance.to(at.device)
+            self.parameters += self.log_variance.parameters()
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, betas=(0.9, 0.99), fused=True)
         self.x = data.x.to(at.device)
         self.labels = None if data.labels is None else data.labels.to(at.device)
         # Streams of their own: a change in how one is used leaves the others as they were.
@@ -241,16 +260,18 @@ class _Run:
         noise = torch.randn(x.shape, generator=self.random["noise"], device=self.device)
         cond = {} if self.labels is None else {"labels": self._dropped(self.labels[index])}
         with self.autocast():
-            loss = self.loss(self.model, x, sigma, noise, **cond).mean()
+            loss = self.loss(self.model, x, sigma, noise, **cond)
+        objective = (loss if self.log_variance is None else self.log_variance.objective(loss, sigma)).mean()
         self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        objective.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr_at(self.step)
         self.optimizer.step()
         self.ema.multi_avg_fn = get_ema_multi_avg_fn(config.ema_decay_at(self.step))
         self.ema.update_parameters(self.model)
-        self.losses[self.step] = loss.detach()
+        # Kept is the denoising loss, in any case comparable; an objective that broke down shows itself in its place.
+        self.losses[self.step] = torch.where(objective.isfinite(), loss.mean(), objective).detach()
         self.step += 1
 
     def _dropped(self, labels: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
@@ -287,6 +308,8 @@ class _Run:
             "order": self.order.left,
             "losses": self.losses,
         }
+        if self.log_variance is not None:
+            state |= {f"log_variance.{name}": tensor for name, tensor in self.log_variance.state_dict().items()}
         if self.device.type == "cuda":
             state["random.cuda"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -307,6 +330,8 @@ class _Run:
         self.model.load_state_dict(_under("model.", tensors))
         self.ema.module.load_state_dict(_under(checkpoint.EMA, tensors))
         self.ema.n_averaged.fill_(self.step)
+        if self.log_variance is not None:
+            self.log_variance.load_state_dict(_under("log_variance.", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under("adam.", tensors).items():
             i, name = key.split(".")
