@@ -34,9 +34,9 @@ How to write a chapter's module, so that the page ties::
   conditions stand in the sentence.
 * ``\dot\sigma(t)`` is the derivative of the step's function ``\sigma``; a function written bare (``\dot s / s``) is
   taken at the one argument (or list of arguments) it has in the step. ``p(x; \sigma)`` is ``p(x, \sigma)``.
-* ``\frac{\partial^2 p_t}{\partial x^2}`` is a second derivative; ``\nabla`` is the derivative in ``x`` of the factor that
-  follows, in a step whose one coordinate is called x. A step may hold a stochastic differential equation, with a symbol
-  ``d``: then ``\mathrm d x = u\, \mathrm d t + g\, \mathrm d w`` is read as the product d·x = u·d·t + g·d·w.
+* ``\frac{\partial^2 p_t}{\partial x^2}`` is a second derivative; ``\nabla`` is the derivative in ``x`` of the factor
+  that follows, in a step whose one coordinate is called x. A step may hold a stochastic differential equation, with a
+  symbol ``d``: then ``\mathrm d x = u\, \mathrm d t + g\, \mathrm d w`` is read as the product d·x = u·d·t + g·d·w.
 * ``given={s(t): exp(-Integral(beta(u), (u, 0, t)) / 2)}`` are definitions that hold in this step: they are put in
   before checking.
 * ``assuming=[v1 > v0]`` limits the random points. Symbols are drawn from (0.2, 2.2) if positive, else (-2, 2);
@@ -448,7 +448,9 @@ def _concrete(expression: Expr, seed: str) -> Expr:
 def _evaluate(expression: Expr) -> Expr:
     """Carry out solutions and derivatives, and leave integrals, sums and limits to the numbers."""
     expression = expression.replace(lambda e: isinstance(e, Solved), lambda e: e.value)
-    return expression.replace(lambda e: isinstance(e, Derivative | Subs), lambda e: e.doit(integrals=False))
+    for kind in (Subs, Derivative):  # a Subs first: around a derivative done before it, SymPy would merge the two
+        expression = expression.replace(lambda e, kind=kind: isinstance(e, kind), lambda e: e.doit(integrals=False))
+    return expression
 
 
 def _number(expression: Expr, point: Mapping[Symbol, Rational]) -> mpmath.mpf:
