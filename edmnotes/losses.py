@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -364,19 +365,19 @@ def by_level(
                 f"weight is None, and a {type(denoiser).__name__} has none of its own; give e.g. EDM(0.5).weight"
             )
         weight = denoiser.preconditioning.weight
-    g = torch.Generator().manual_seed(seed)
+    g = _generator(seed)
     rows = []
     with torch.no_grad():
         for level in levels:
+            noise = torch.randn(x0.shape, generator=g, dtype=torch.float64)  # at once: the same whatever the batch
             errors = []
             for first in range(0, len(x0), batch):
                 those = slice(first, first + batch)
                 clean = x0[those]
-                noise = torch.randn(clean.shape, generator=g, dtype=torch.float64).to(clean)
-                noisy = clean + float(level) * noise
+                noisy = clean + float(level) * noise[those].to(clean)
                 guess = denoiser(noisy, float(level), **{name: value[those] for name, value in cond.items()})
                 errors.append(_mean((guess - clean).double() ** 2).cpu())
-            rows.append(float(weight(level)) * torch.cat(errors))
+            rows.append(weight(level) * torch.cat(errors))
     losses = torch.stack(rows)
     return ByLevel(levels, losses.mean(1), losses.std(1) / len(x0) ** 0.5)
 
@@ -407,7 +408,7 @@ def reachable(
     """
     if x.ndim < 2 or len(x) < 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be (n, *shape), n at least 4")
-    g = torch.Generator().manual_seed(seed)
+    g = _generator(seed)
     points = x.detach().cpu().double().flatten(1)[torch.randperm(len(x), generator=g)]
     known, clean = points[::2], points[1::2]
     mean, scale = known.mean(0), float(known.var(0, correction=0).mean().sqrt())
@@ -462,6 +463,11 @@ def _mean(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).mean(1)
 
 
+def _generator(seed: int) -> torch.Generator:
+    """Not torch's own stream of this seed: data drawn from that one would come back as their noise."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+
+
 def _rising(sigmas: Tensor) -> Tensor:
     levels = sigmas.detach().to("cpu", torch.float64)
     if (
@@ -471,5 +477,5 @@ def _rising(sigmas: Tensor) -> Tensor:
         or not levels[-1] < torch.inf
         or not bool((levels.diff() > 0).all())
     ):
-        raise ValueError(f"sigmas has shape {tuple(levels.shape)}; it must be a list of levels that rises from above 0")
+        raise ValueError(f"sigmas = {levels.tolist()}; it must be a list of levels that rises from above 0")
     return levels

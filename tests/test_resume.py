@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edmnotes import data, networks, training
+from edmnotes import data, losses, networks, training
 from edmnotes.preconditioning import EDM, Denoiser
 from edmnotes.training import Config, checkpoint
 
@@ -21,15 +21,29 @@ STEPS = 120
 KILLS = 5
 
 
-def train(directory: Path, *, steps: int = STEPS, save_seconds: float = 0.0, **changes) -> training.Fitted:
-    """Train a network with dropout on images with labels, so that every random stream is in use."""
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return networks.UNet(1, (8,), num_classes=3, dropout=0.2)
+
+
+def train(
+    directory: Path, *, steps: int = STEPS, save_seconds: float = 0.0, features: int | None = 8, **changes
+) -> training.Fitted:
+    """Train a network with dropout on images with labels and a log-variance, so that all there is to save is in use."""
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
     images = data.Labelled(torch.randn(50, 1, 4, 4, generator=g), torch.arange(50) % 3)
-    torch.manual_seed(0)
-    denoiser = Denoiser(networks.UNet(1, (8,), num_classes=3, dropout=0.2), EDM(1.0))
+    denoiser = Denoiser(network(), EDM(1.0))
     config = Config(**{"images": 16 * steps, "batch": 16, "warmup": 64, "ema_half_life": 200, **changes})
-    return training.fit(denoiser, images, config=config, run_dir=directory, save_seconds=save_seconds, progress=False)
+    return training.fit(
+        denoiser,
+        images,
+        config=config,
+        log_variance=None if features is None else losses.LogVariance(features),
+        run_dir=directory,
+        save_seconds=save_seconds,
+        progress=False,
+    )
 
 
 def die_in_replace(directory: Path, call: int) -> None:
@@ -99,7 +113,11 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-PARTS = ("random.sigma", "random.noise", "random.label", "random.global", "order", "adam.0.exp_avg", "losses")
+FIRST_OF_LOG_VARIANCE = len(list(network().parameters()))
+PARTS = (
+    *("random.sigma", "random.noise", "random.label", "random.global", "order", "losses"),
+    *("adam.0.exp_avg", f"adam.{FIRST_OF_LOG_VARIANCE}.exp_avg", "log_variance.last.weight"),
+)
 
 
 @pytest.mark.parametrize("forgotten", [None, *PARTS])
@@ -228,6 +246,8 @@ def test_a_finished_run_is_not_trained_further(finished):
     directory, fitted = finished
     again = train(directory, steps=4)
     assert torch.equal(again.losses, fitted.losses)
+    levels = torch.tensor([0.1, 1.0])
+    assert torch.equal(again.log_variance(levels), fitted.log_variance(levels))
 
 
 @pytest.mark.parametrize("left", [0, 7, 0.5, -1], ids=["empty", "within its header", "half", "one byte less"])
@@ -285,6 +305,8 @@ def test_a_half_written_first_checkpoint_is_none(finished, tmp_path):
         ({"lr": 1e-4}, r"config\.lr was 0\.004, is 0\.0001"),
         ({"seed": 7}, r"config\.seed was 0, is 7"),
         ({"steps": 8}, r"config\.images was 64, is 128"),
+        ({"features": None}, r"log_variance was 8 features, is None"),
+        ({"features": 16}, r"log_variance was 8 features, is 16 features"),
     ],
 )
 def test_another_configuration_is_refused_and_the_difference_named(finished, change, message):
@@ -294,16 +316,25 @@ def test_another_configuration_is_refused_and_the_difference_named(finished, cha
 
 def test_other_data_are_refused(finished):
     images = data.Labelled(torch.randn(50, 1, 4, 4), torch.arange(50) % 3)
-    denoiser = Denoiser(networks.UNet(1, (8,), num_classes=3, dropout=0.2), EDM(2.0))
+    denoiser = Denoiser(network(), EDM(2.0))
     config = Config(images=64, batch=16, warmup=64, ema_half_life=200)
     with pytest.raises(ValueError, match=r"preconditioning\.sigma_data was 1\.0, is 2\.0; data was \w+, is \w+"):
-        training.fit(denoiser, images, config=config, run_dir=finished[0], progress=False)
+        training.fit(
+            denoiser,
+            images,
+            config=config,
+            log_variance=losses.LogVariance(8),
+            run_dir=finished[0],
+            progress=False,
+        )
 
 
 def test_an_export_loads_to_the_same_denoiser_but_cannot_be_trained_on(finished, tmp_path):
     training.export(finished[0], tmp_path / "out")
     assert tensors_file(tmp_path / "out").stat().st_size < tensors_file(finished[0]).stat().st_size / 3
     one, two = training.load(finished[0]).state_dict(), training.load(tmp_path / "out").state_dict()
+    assert any(name.startswith("log_variance.") for name in load_file(tensors_file(finished[0])))
+    assert {name.split(".")[0] for name in load_file(tensors_file(tmp_path / "out"))} == {"ema"}
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(ValueError, match="holds weights only"):
         train(tmp_path / "out", steps=4)

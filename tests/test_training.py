@@ -205,6 +205,36 @@ def test_the_gradient_is_clipped(moons, monkeypatch):
     assert max(norms) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_learned_log_variance_ends_at_the_loss_of_each_level(monkeypatch):
+    """And what is passed in stays, what is recorded is the denoising loss, and the denoiser is a denoiser only."""
+    points, seen, loss = data.eight_gaussians(2000), [], losses.denoising
+
+    def spy(*arguments, **cond):
+        values = loss(*arguments, **cond)
+        seen.append(values.detach().mean())
+        return values
+
+    monkeypatch.setattr(losses, "denoising", spy)
+    start, log_variance = tiny(points), losses.LogVariance()
+    config = Config(images=256 * 400, batch=256, lr=4e-3, warmup=2560, label_dropout=1.0)
+    fitted = fit(start, points, config=config, log_variance=log_variance, **QUIET)
+    sigmas = torch.logspace(-1.3, 0.3, 9, dtype=torch.float64)
+    measured = losses.by_level(fitted.denoiser, points.x, sigmas).loss.log()
+    assert float(measured.max() - measured.min()) > 0.4
+    torch.testing.assert_close(fitted.log_variance(sigmas).detach().double(), measured, rtol=0, atol=0.12)
+    assert torch.equal(fitted.losses, torch.stack(seen))
+    assert torch.equal(log_variance(sigmas), torch.zeros(9))
+    assert fitted.denoiser.state_dict().keys() == start.state_dict().keys()
+    assert fit(start, points, config=small(), **QUIET).log_variance is None
+
+
+def test_an_objective_that_is_not_finite_stops_training(moons):
+    log_variance = losses.LogVariance()
+    nn.init.constant_(log_variance.last.bias, -100.0)
+    with pytest.raises(FloatingPointError, match="loss is inf at step 0"):
+        fit(tiny(moons), moons, config=small(), log_variance=log_variance, **QUIET)
+
+
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_checkpoint(moons, tmp_path):
     class Breaks(networks.MLP):
         calls = 0
