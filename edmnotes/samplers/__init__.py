@@ -1,6 +1,6 @@
 """Samplers: functions of a denoiser, a start and noise levels, each as short as its algorithm."""
 
 from edmnotes.samplers.base import Churn, Solution
-from edmnotes.samplers.ode import euler, heun
+from edmnotes.samplers.ode import adaptive, euler, heun, multistep
 
-__all__ = ["Churn", "Solution", "euler", "heun"]
+__all__ = ["Churn", "Solution", "adaptive", "euler", "heun", "multistep"]

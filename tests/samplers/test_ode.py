@@ -1,7 +1,10 @@
-"""Euler and the α-family: orders, exact values, cost, and what they leave alone."""
+"""Euler, the α-family, the multistep method, the adaptive one: orders, exact values, cost, what they leave alone."""
 
+import sys
+from functools import cache
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,12 +16,15 @@ from scipy.stats import norm
 from edmnotes import steps
 from edmnotes.exact import Gaussian, GaussianMixture
 from edmnotes.noise import PerSample
-from edmnotes.samplers import Churn, Solution, euler, heun
+from edmnotes.samplers import Churn, Solution, adaptive, euler, heun, multistep
+from edmnotes.samplers.ode import multistep_weights
 from edmnotes.schedules import EDM, VE, VP, Cosine, Discrete, FlowMatching, GeometricVE
 
 SCHEDULES = [EDM(), VE(), VP()]
 DATA = Gaussian(0.0, 0.5)
 ONE = torch.ones(1, dtype=torch.float64)
+ALL = [euler, heun, multistep, adaptive]
+WITH_CALLBACK = [euler, heun, multistep]
 
 
 def start(schedule, sigma, unscaled):
@@ -168,7 +174,7 @@ def test_the_last_step_returns_what_euler_makes_of_it(schedule):
         assert float(states[-1]) == pytest.approx(float(DATA(states[-2], t)), rel=1e-12)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", WITH_CALLBACK)
 @pytest.mark.parametrize(
     ("schedule", "sigma_min", "sigma_max"),
     [
@@ -184,16 +190,192 @@ def test_every_schedule_is_sampled_on(sampler, schedule, sigma_min, sigma_max):
     sigmas = steps.edm(1000, sigma_min, sigma_max)
     x = start(schedule, sigmas[0], sigmas[0] * ONE)
     solution = sampler(DATA, x, sigmas, schedule=schedule, trajectory=True)
-    assert float(solution.x) == pytest.approx(0.5, rel={euler: 3e-2, heun: 1e-3}[sampler])
+    assert float(solution.x) == pytest.approx(0.5, rel={euler: 3e-2, heun: 1e-3, multistep: 3e-4}[sampler])
     if schedule.levels.low > 0:
         assert torch.equal(solution.x, DATA(solution.trajectory[-2], sigmas[-2]))
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", ALL)
 def test_levels_outside_the_schedule_are_refused(sampler):
     for schedule in (GeometricVE(0.02, 50.0), GeometricVE(0.01, 100.0)):
         with pytest.raises(ValueError, match=r"sigma = .*outside the domain"):
             sampler(DATA, ONE, steps.edm(5, 0.002, 80.0), schedule=schedule)
+
+
+# The multistep method.
+
+
+def lagrange_weight(sigmas, sigma_next, j):
+    """∫ exp(λ − λ_1) ℓ_j(λ) dλ with 30 digits, the polynomial by its factors."""
+    with mpmath.workdps(30):
+        places = [-mpmath.log(mpmath.mpf(float(sigma))) for sigma in sigmas]
+        end = -mpmath.log(mpmath.mpf(float(sigma_next)))
+
+        def integrand(place):
+            others = [other for k, other in enumerate(places) if k != j]
+            return mpmath.exp(place - end) * mpmath.fprod((place - other) / (places[j] - other) for other in others)
+
+        return float(mpmath.quad(integrand, mpmath.linspace(places[0], end, 9)))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        [0.5, 1.2, 1.5, 1.1],
+        [1e-3, 3.0, 1.01, 40.0],
+        [0.999, 1.001, 1.0005, 1.002],
+        [1 - 1e-8, 1 + 1e-8, 1 + 3e-8, 1 + 1e-8],
+        [1e-9, 2.0, 2.0, 2.0],
+    ],
+    ids=["usual", "long", "short", "tiny", "huge"],
+)
+def test_multistep_weights_are_the_integrals_of_the_polynomials(order, ratios):
+    """On uneven levels, from steps of 1e-8 in ln σ to steps over nine decades."""
+    sigmas = 3.0 * torch.cumprod(torch.tensor([1.0, *ratios[1:]], dtype=torch.float64), 0)[:order]
+    sigma_next = 3.0 * ratios[0]
+    exact = [lagrange_weight(sigmas, sigma_next, j) for j in range(order)]
+    found = multistep_weights(sigmas, sigma_next)
+    # Levels a 1e-8th apart have eight digits left in their differences, whatever is done with them.
+    rel = 1e-6 if ratios[0] > 0.9999 else 1e-11
+    np.testing.assert_allclose(found.numpy(), exact, rtol=rel, atol=rel * float(np.abs(exact).max()))
+    assert float(found.sum()) == pytest.approx(1 - ratios[0], rel=max(rel, 1e-7 if ratios[0] > 0.9999 else 0))
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, FlowMatching()], ids=str)
+def test_order_one_is_ddim_and_on_edms_schedule_euler(schedule):
+    """DDIM as its paper writes it, in s x_0 and s σ ε, and Euler in σ."""
+    sigmas, data = steps.edm(7), TARGETS["mixture"][0]
+    unscaled = 80 * PerSample(range(3)).normal(())
+    found = multistep(data, start(schedule, 80.0, unscaled), sigmas, schedule=schedule, order=1, trajectory=True)
+    x = unscaled
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        clean = data(x, sigma)
+        x = clean + sigma_next * (x - clean) / sigma
+        if sigma_next > 0:
+            torch.testing.assert_close(found.trajectory[i + 1], start(schedule, sigma_next, x), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found.x, euler(data, unscaled, sigmas).x, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("schedule", [VE(), VP(), Cosine(), FlowMatching(), GeometricVE(0.002, 80.0)], ids=str)
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_the_multistep_method_does_not_depend_on_the_schedule(order, schedule):
+    sigmas, data = steps.edm(9), TARGETS["mixture"][0]
+    unscaled = 80 * PerSample(range(3)).normal(())
+    found = multistep(data, start(schedule, 80.0, unscaled), sigmas, schedule=schedule, order=order)
+    torch.testing.assert_close(found.x, multistep(data, unscaled, sigmas, order=order).x, rtol=1e-10, atol=1e-11)
+
+
+PLANE = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.5], [0.4, 0.6])
+
+
+def between(high, low, n):
+    """n steps from ``high`` to ``low``, each halved by 2n, then 0."""
+    ends = (high ** (1 / 7), low ** (1 / 7))
+    return torch.cat([torch.linspace(*ends, n + 1, dtype=torch.float64) ** 7, torch.zeros(1).double()])
+
+
+def split_first(levels):
+    """The first step in ln σ split at 1/2, 1/4, …: once more each time that the number of steps doubles."""
+    n = len(levels) - 2
+    fractions = 0.5 ** torch.arange(int(np.log2(n)), 0, -1, dtype=torch.float64)
+    return torch.cat([levels[:1], levels[0] * (levels[1] / levels[0]) ** fractions, levels[1:]])
+
+
+@cache
+def flow_to_low(data, high):
+    """Several starts at σ = ``high``, and where the flow takes them at σ = 0.05: the adaptive method at 1e-12."""
+    place = torch.tensor([-1.3, -0.7, -0.2, 0.1, 0.4, 0.9, 1.5], dtype=torch.float64)
+    x = high * (torch.stack([place, place.flip(0)], 1) if data is PLANE else place)
+    ends = torch.tensor([high, 0.05, 0.0], dtype=torch.float64)
+    return x, adaptive(data, x, ends, rtol=1e-12, atol=1e-13, trajectory=True).trajectory[-2]
+
+
+def multistep_rates(data, high, order, levels_of, counts=(128, 256, 512)):
+    """Rates of the root mean square error over the starts."""
+    x, exact = flow_to_low(data, high)
+    runs = [multistep(data, x, levels_of(high, 0.05, n), order=order, trajectory=True) for n in counts]
+    errors = [float((run.trajectory[-2] - exact).square().mean().sqrt()) for run in runs]
+    return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("data", [TARGETS["gaussian"][0], PLANE], ids=["gaussian", "plane"])
+def test_multistep_order_of_convergence_from_a_high_start(order, data):
+    """Start-up by lower orders is not seen here down to errors of 1e-8; it begins to bend order 4 on the Gaussian."""
+    rates = multistep_rates(data, 80.0, order, between, counts=(32, 64, 128) if order < 3 else (128, 256, 512))
+    assert np.all(np.abs(rates - order) < (0.15 if order < 4 else 0.3)), rates
+
+
+@pytest.mark.parametrize("order", [3, 4])
+def test_multistep_order_of_convergence_from_a_low_start(order):
+    """At σ = 2 the denoiser moves from the first step on: start-up leaves second order, a split first step cures it."""
+    plain = multistep_rates(PLANE, 2.0, order, between)
+    assert np.all(np.abs(plain - 2) < 0.15), plain
+    split = multistep_rates(PLANE, 2.0, order, lambda *ends: split_first(between(*ends)))
+    assert np.all(np.abs(split - order) < 0.15), split
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_multistep_with_few_levels_uses_the_values_it_has(order):
+    """n levels have n − 1 steps with 1, 2, … values: more than that is never asked for, and never an error."""
+    for n in (1, 2, 3, 4):
+        sigmas = steps.edm(n)
+        found = multistep(DATA, 80 * ONE, sigmas, order=order)
+        assert float(found.x) == float(multistep(DATA, 80 * ONE, sigmas, order=min(order, max(n - 1, 1))).x)
+        assert found.nfe == n
+    assert torch.equal(multistep(DATA, 80 * ONE, steps.edm(1), order=order).x, DATA(80 * ONE, 80.0))
+
+
+@pytest.mark.parametrize("order", [0, 5, -1, 2.5])
+def test_an_order_outside_one_to_four_is_refused(order):
+    with pytest.raises(ValueError, match=f"order = {order}"):
+        multistep(DATA, ONE, steps.edm(9), order=order)
+
+
+# The adaptive method.
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Cosine(), FlowMatching(), GeometricVE(0.05, 80.0)], ids=str)
+def test_the_adaptive_method_meets_its_tolerance(schedule):
+    ends = torch.tensor([80.0, 0.05, 0.0], dtype=torch.float64)
+    errors, costs = [], []
+    for rtol in (1e-5, 1e-8):
+        x = start(schedule, 80.0, 57 * ONE)
+        found = adaptive(TARGETS["mixture"][0], x, ends, schedule=schedule, rtol=rtol, atol=rtol, trajectory=True)
+        states = found.trajectory[-2] / schedule.scale(schedule.sigma_inv(0.05))
+        errors.append(abs(float(states) - mixture_flow(57.0)))
+        costs.append(found.nfe)
+    assert errors[0] < 1e-3
+    assert errors[1] < 1e-6
+    assert costs[0] < costs[1]
+    assert torch.equal(found.x, TARGETS["mixture"][0](states, 0.05))
+
+
+def test_the_adaptive_method_calls_the_denoiser_inside_the_levels_only():
+    """Left alone, torchdiffeq steps over the end and interpolates back: to negative levels here."""
+    heard = []
+
+    def listening(x, sigma):
+        heard.append(float(sigma))
+        return DATA(x, sigma)
+
+    solution = adaptive(listening, 80 * ONE, torch.tensor([80.0, 1.0, 1e-3, 0.0]))
+    assert 1e-3 <= min(heard) <= max(heard) <= 80
+    assert solution.nfe == len(heard)
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("tolerance", [0.0, -1e-6, float("nan"), float("inf")])
+def test_an_impossible_tolerance_is_refused(name, tolerance):
+    with pytest.raises(ValueError, match=name):
+        adaptive(DATA, ONE, steps.edm(3), **{name: tolerance})
+
+
+def test_without_torchdiffeq_the_adaptive_method_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    with pytest.raises(ImportError, match=r"edmnotes\[ode\]"):
+        adaptive(DATA, ONE, steps.edm(3))
 
 
 # The contract.
@@ -201,7 +383,9 @@ def test_levels_outside_the_schedule_are_refused(sampler):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize(("sampler", "cost"), [(euler, lambda n: n), (heun, lambda n: 2 * n - 1)])
+@pytest.mark.parametrize(
+    ("sampler", "cost"), [(euler, lambda n: n), (heun, lambda n: 2 * n - 1), (multistep, lambda n: n)]
+)
 @pytest.mark.parametrize("rule", [steps.edm, steps.vp, steps.ve], ids=lambda rule: rule.__name__)
 def test_one_and_two_levels_work(schedule, n, sampler, cost, rule):
     sigmas = rule(n)
@@ -210,7 +394,7 @@ def test_one_and_two_levels_work(schedule, n, sampler, cost, rule):
     assert solution.nfe == cost(n)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", ALL)
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 1, 4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shapes_and_dtypes(sampler, shape, dtype):
@@ -300,7 +484,7 @@ def test_churn_with_random_numbers_has_the_std_of_the_exact_count(churn):
     assert found == pytest.approx(churned_std(heun, EDM(), churn, n), abs=0.01)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", WITH_CALLBACK)
 def test_the_callback_hears_of_each_step(sampler):
     heard = []
     sigmas = steps.edm(3)
@@ -311,7 +495,7 @@ def test_the_callback_hears_of_each_step(sampler):
     torch.testing.assert_close(heard[0]["denoised"], DATA(80 * ONE, 80.0))
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", ALL)
 def test_conditions_reach_the_denoiser(sampler):
     class Conditional:
         def __call__(self, x, sigma, *, labels):
@@ -321,7 +505,7 @@ def test_conditions_reach_the_denoiser(sampler):
     torch.testing.assert_close(sampler(Conditional(), torch.zeros(2).double(), steps.edm(3), labels=labels).x, labels)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", ALL)
 @pytest.mark.parametrize(
     "levels",
     [
@@ -348,7 +532,7 @@ def test_an_alpha_outside_its_interval_is_refused(alpha):
         heun(DATA, ONE, steps.edm(3), alpha=alpha)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun])
+@pytest.mark.parametrize("sampler", ALL)
 def test_an_integer_start_is_refused(sampler):
     with pytest.raises(ValueError, match="int64"):
         sampler(DATA, torch.ones(2, dtype=torch.int64), steps.edm(3))
