@@ -1,12 +1,14 @@
 r"""Noise distributions to train on, losses, and the loss at each noise level.
 
+Taught in the chapters ``tweedie`` and ``preconditioning``.
+
 The denoising loss is a regression to the clean sample, ``λ(σ) |D(x_0 + σ ε; σ) − x_0|²`` (Karras et al. 2022, eq. 2
 and 8); its weight comes from the denoiser's own preconditioning, so the two can never disagree about σ_data.
 
 Three score-matching losses measure a score s against the unknown ∇ log p without ever seeing it. In expectation over
-p each is the Fisher divergence J = ½ E``|s − ∇ log p|²`` plus a constant that does not depend on s:
+p each is the Fisher divergence J = ½ E ``|s − ∇ log p|²`` plus a constant that does not depend on s:
 
-- :func:`implicit_score_matching`: J − ½ E``|∇ log p|²``, so −½ E``|∇ log p|²`` at the true score;
+- :func:`implicit_score_matching`: J − ½ E ``|∇ log p|²``, so −½ E ``|∇ log p|²`` at the true score;
 - :func:`sliced_score_matching`: the same, for any random v with E v vᵀ = I;
 - :func:`denoising_score_matching`, for the p of noisy samples at level σ, in d dimensions: that plus d / (2 σ²).
 """
@@ -202,9 +204,9 @@ def denoising(
 def implicit_score_matching(score: Callable[[Tensor], Tensor], x: Batch) -> PerSample:
     """½ ``|s|²`` + tr ∂s/∂x of each sample (Hyvärinen 2005; label ``implicit-score-matching``).
 
-    The expectation over x ~ p is ½ E``|s − ∇ log p|²`` − ½ E``|∇ log p|²``, for p smooth and vanishing at infinity. The
-    trace is exact and costs one backward pass a coordinate. Gradients flow on to the parameters of ``score``, through
-    the second derivatives, unless the call is under ``torch.no_grad``.
+    The expectation over x ~ p is ½ E ``|s − ∇ log p|²`` − ½ E ``|∇ log p|²``, for p smooth and vanishing at infinity.
+    The trace is exact and costs one backward pass a coordinate. Gradients flow on to the parameters of ``score``,
+    through the second derivatives, unless the call is under ``torch.no_grad``.
 
     Args:
         score: s, from x to a tensor of its shape: a network at one level, or the gradient of log q for a density q
@@ -258,8 +260,8 @@ def denoising_score_matching(score: Callable[[Tensor], Tensor], x0: Batch, sigma
     """½ ``|s(x_0 + σ ε) + ε / σ|²`` of each sample (Vincent 2011; label ``denoising-score-matching``).
 
     The expectation is that of :func:`implicit_score_matching` on the noisy samples plus d / (2 σ²) in d dimensions:
-    ½ E``|s − ∇ log p(x; σ)|²`` + ½ (d / σ² − E``|∇ log p(x; σ)|²``). It needs no derivative of s. :func:`denoising` is
-    the same loss for s = (D − x) / σ², times 2 σ⁴ λ(σ) / d.
+    ½ E ``|s − ∇ log p(x; σ)|²`` + ½ (d / σ² − E ``|∇ log p(x; σ)|²``). It needs no derivative of s. :func:`denoising`
+    is the same loss for s = (D − x) / σ², times 2 σ⁴ λ(σ) / d.
 
     Args:
         score: s at the level ``sigma``, from x to a tensor of its shape.

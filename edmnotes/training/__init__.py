@@ -1,6 +1,6 @@
 """Training: fit a denoiser, keep it on disk, take it up again where it stopped.
 
-Taught in the chapter ``quickstart``.
+Taught in the chapters ``quickstart`` and ``preconditioning``.
 """
 
 from edmnotes.training.checkpoint import about, digits_model, export, load
