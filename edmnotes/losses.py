@@ -30,7 +30,6 @@ from edmnotes.preconditioning import EDM, Denoiser
 from edmnotes.schedules import VP, Schedule
 
 Batch = Float[Tensor, "batch *shape"]
-PerSample = Float[Tensor, " batch"]
 
 
 @runtime_checkable
@@ -201,7 +200,7 @@ def denoising(
     return denoiser.preconditioning.weight(sigma) * error.reshape(len(x0), -1).mean(1)
 
 
-def implicit_score_matching(score: Callable[[Tensor], Tensor], x: Batch) -> PerSample:
+def implicit_score_matching(score: Callable[[Tensor], Tensor], x: Batch) -> Float[Tensor, " batch"]:
     """½ ``|s|²`` + tr ∂s/∂x of each sample (Hyvärinen 2005; label ``implicit-score-matching``).
 
     The expectation over x ~ p is ½ E ``|s − ∇ log p|²`` − ½ E ``|∇ log p|²``, for p smooth and vanishing at infinity.
@@ -230,7 +229,7 @@ def implicit_score_matching(score: Callable[[Tensor], Tensor], x: Batch) -> PerS
     return loss if differentiable else loss.detach()
 
 
-def sliced_score_matching(score: Callable[[Tensor], Tensor], x: Batch, v: Batch) -> PerSample:
+def sliced_score_matching(score: Callable[[Tensor], Tensor], x: Batch, v: Batch) -> Float[Tensor, " batch"]:
     """½ ``|s|²`` + vᵀ (∂s/∂x) v of each sample (Song et al. 2019; label ``sliced-score-matching``).
 
     The expectation over v is :func:`implicit_score_matching`, if E v vᵀ = I, for one backward pass in place of one a
@@ -256,7 +255,9 @@ def sliced_score_matching(score: Callable[[Tensor], Tensor], x: Batch, v: Batch)
     return loss if differentiable else loss.detach()
 
 
-def denoising_score_matching(score: Callable[[Tensor], Tensor], x0: Batch, sigma: Level, noise: Batch) -> PerSample:
+def denoising_score_matching(
+    score: Callable[[Tensor], Tensor], x0: Batch, sigma: Level, noise: Batch
+) -> Float[Tensor, " batch"]:
     """½ ``|s(x_0 + σ ε) + ε / σ|²`` of each sample (Vincent 2011; label ``denoising-score-matching``).
 
     The expectation is that of :func:`implicit_score_matching` on the noisy samples plus d / (2 σ²) in d dimensions:
@@ -302,12 +303,12 @@ class LogVariance(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, sigma: PerSample) -> PerSample:
+    def forward(self, sigma: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """u(σ)."""
-        told = (sigma.log() / 4).to(self.last.weight.dtype)
+        told = (sigma.log() / 4).to(self.last.weight)
         return self.last(self.embed(told)).squeeze(1)
 
-    def objective(self, loss: PerSample, sigma: PerSample) -> PerSample:
+    def objective(self, loss: Float[Tensor, " batch"], sigma: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Loss / exp u(σ) + u(σ), of each sample (label ``learned-log-variance``)."""
         u = self(sigma)
         return loss * torch.exp(-u) + u

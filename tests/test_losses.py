@@ -277,7 +277,7 @@ def test_the_mean_and_the_variance_of_slices_are_as_promised(draw, diagonal):
     symmetric = (MATRIX + MATRIX.T) / 2
     squares = symmetric**2 if diagonal else symmetric**2 - torch.diag(symmetric.diagonal() ** 2)
     # Quadratic forms have heavier tails than a normal: the variance is known to about 2 %.
-    assert float(loss.var()) == pytest.approx(2 * float(squares.sum()), rel=0.06)
+    assert float(loss.detach().var()) == pytest.approx(2 * float(squares.sum()), rel=0.06)
 
 
 def test_an_energy_that_nobody_normalised_is_fitted_through_second_derivatives():
@@ -315,6 +315,19 @@ def test_a_score_that_ignores_x_has_no_divergence(loss):
     torch.testing.assert_close(loss(lambda x: 2 * torch.ones_like(x), x), torch.full((4,), 6.0))
     (gradient,) = torch.autograd.grad(loss(lambda x: shift.expand_as(x), x).sum(), shift)
     torch.testing.assert_close(gradient, torch.full((3,), 4.0))
+
+
+@given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), single=st.booleans(), seed=st.integers(0, 2**31))
+def test_every_matching_loss_is_finite_one_a_sample_in_the_dtype_of_x(shape, single, seed):
+    dtype = torch.float32 if single else torch.float64
+    x, v = normal(*shape, seed=seed).to(dtype), signs(*shape, seed=seed).to(dtype)
+    for loss in (
+        implicit_score_matching(mixing, x),
+        sliced_score_matching(mixing, x, v),
+        denoising_score_matching(mixing, x, 0.5, v),
+    ):
+        assert (loss.shape, loss.dtype) == (x.shape[:1], dtype)
+        assert bool(loss.isfinite().all())
 
 
 def test_scores_of_another_shape_are_refused():
@@ -385,7 +398,7 @@ LEVELS = torch.logspace(-1.5, 1.5, 7, dtype=torch.float64)
 def test_the_loss_by_level_of_an_exact_denoiser_in_closed_form():
     """Data of std 1 under the weight for 0.5: the least loss is σ² / (σ² + 1) · λ(σ), and its error is as stated.
 
-    The data come from torch's generator of seed 0, the noise from seeds 0, 1, ...: the two must not be the same numbers.
+    The data come from torch's generator of seed 0, the noise from seeds 0, 1, ...: these must not be the same numbers.
     """
     expected = LEVELS**2 / (LEVELS**2 + 1) * EDM(0.5).weight(LEVELS)
     gaussian, x0 = Gaussian(0.0, 1.0), normal(3000, 4)
@@ -471,7 +484,8 @@ def test_what_linear_denoisers_reach_is_found_from_the_data_alone():
     curve = reachable(two_scales(2000))
     expected = 1 - two_scale_gain(curve.sigmas, 3.0, 0.1)
     # A covariance estimated from 1000 samples loses a little.
-    torch.testing.assert_close(curve.loss, expected, rtol=0, atol=0.02)
+    assert bool(((curve.loss - expected).abs() < 0.01 + 4.5 * curve.error).all())
+    assert float(curve.error.max()) < 0.02
     fitted = LogNormal.fitted(curve)
     assert fitted.mean == pytest.approx(math.log(0.3) / 2, abs=0.05)
     assert fitted.std == pytest.approx(math.sqrt((math.log(30) ** 2 + math.pi**2) / 12), abs=0.05)
@@ -507,6 +521,18 @@ def test_images_are_fitted_as_points_are():
 def test_data_in_more_dimensions_than_samples_are_bounded_too():
     curve = reachable(normal(20, 64) * torch.linspace(0.1, 2, 64))
     assert bool(((curve.loss > 0) & (curve.loss <= 1)).all())
+
+
+@given(
+    n=st.integers(4, 12),
+    shape=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    units=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 2**31),
+)
+def test_the_bound_is_finite_between_0_and_1_for_any_data(n, shape, units, seed):
+    curve = reachable(units * normal(n, *shape, seed=seed), seed=seed)
+    assert bool(curve.error.isfinite().all())
+    assert bool(((curve.loss >= 0) & (curve.loss <= 1)).all())
 
 
 def test_data_with_nothing_to_learn_are_refused():
