@@ -8,13 +8,14 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks check serve clean
+.PHONY: help book test notebooks results check serve clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make book       build the book into _build/html (warnings are errors)"
 	@echo "make test       unit tests, the book's tests, and every chapter re-executed and compared"
 	@echo "make notebooks  re-execute the chapters whose cells or code changed"
+	@echo "make results    see whether code that changed still gives the stored results (seconds each)"
 	@echo "make check      lint, formatting, types"
 	@echo "make serve      build the book and serve it on http://127.0.0.1:8000"
 	@echo "make clean      remove what was built (keeps .venv)"
@@ -41,6 +42,9 @@ test: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/notebooks.py run
+
+results: $(STAMP)
+	$(BIN)/python tools/results.py confirm
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,8 +3,9 @@
 
 A chapter is a Markdown file of ``book/`` whose front matter names a kernel. Its pair is stale when a cell changed, or
 when the code it runs did: the modules of ``edmnotes`` that its cells import, followed through their own imports, and
-the data files those modules read. Comments, docstrings and prose do not count: where only prose, captions or front
-matter changed, the stored outputs are kept and nothing is executed.
+the data files those modules read; or when a stored result did that a cell names, as "results/rows.json". Comments,
+docstrings and prose do not count: where only prose, captions or front matter changed, the stored outputs are kept and
+nothing is executed.
 
     tools/notebooks.py run [--force] [NAME ...]    execute the stale chapters
     tools/notebooks.py check [NAME ...]            exit 1 if a pair is stale or was never executed
@@ -32,7 +33,7 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "edmnotes"
-CODE = "executed_code"  # where a stored notebook keeps the fingerprints of the modules that it ran
+CODE = "executed_code"  # where a stored notebook keeps the fingerprints of the modules and results that it ran
 # For the kernel, here and under nbval (see conftest.py): what would make an output depend on the run.
 ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
 TIMEOUT = 600  # seconds a cell
@@ -158,8 +159,7 @@ class Library:
 
     def code_of(self, notebook: nbformat.NotebookNode) -> dict[str, str]:
         """Fingerprints of the modules that a notebook's cells reach."""
-        code = "\n".join(re.sub(r"^\s*[%!].*$", "", c.source, flags=re.M) for c in code_cells(notebook))
-        return {m: self.fingerprint(m) for m in sorted(self.closure(set(uses(ast.parse(code), PACKAGE))))}
+        return {m: self.fingerprint(m) for m in sorted(self.closure(set(uses(syntax(notebook), PACKAGE))))}
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -168,6 +168,18 @@ class Library:
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """The cells that are executed."""
     return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def syntax(notebook: nbformat.NotebookNode) -> ast.Module:
+    """The syntax tree of all code cells, without the lines that only IPython understands."""
+    return ast.parse("\n".join(re.sub(r"^\s*[%!].*$", "", c.source, flags=re.M) for c in code_cells(notebook)))
+
+
+def results_of(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, str]:
+    """Fingerprints of the stored results that a chapter's cells name, by their path from the chapter's folder."""
+    strings = {n.value for n in ast.walk(syntax(notebook)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    named = sorted(s for s in strings if s.startswith("results/") and (folder / s).is_file())
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:12] for name in named}
 
 
 def read_source(path: Path) -> nbformat.NotebookNode | None:
@@ -214,6 +226,10 @@ class Pair:
         """The notebook that the book shows."""
         return self.source.with_suffix(".ipynb")
 
+    def reached(self, notebook: nbformat.NotebookNode) -> dict[str, str]:
+        """Fingerprints of all that the notebook's outputs depend on beside its cells."""
+        return self.library.code_of(notebook) | results_of(notebook, self.source.parent)
+
     def why_stale(self) -> tuple[str, bool]:
         """Why the stored notebook is not what its source says ('' if it is), and whether it must be executed."""
         source = read_source(self.source)
@@ -226,9 +242,9 @@ class Pair:
             return "code cells changed", True
         if empty := [c.source for c in code_cells(stored) if c.source.strip() and c.execution_count is None]:
             return f"{len(empty)} code cells were never executed", True
-        then, now = stored.metadata.get(CODE, {}), self.library.code_of(source)
+        then, now = stored.metadata.get(CODE, {}), self.reached(source)
         if changed := sorted(m for m in then.keys() | now.keys() if then.get(m) != now.get(m)):
-            return f"code changed: {', '.join(changed)}", True
+            return f"changed: {', '.join(changed)}", True
         if page(source) != page(stored):
             return "text changed", False
         return "", False
@@ -268,7 +284,7 @@ def execute(pair: Pair, target: Path) -> None:
     """Run every cell in a fresh kernel, in the chapter's folder, and store the outputs in ``target``."""
     notebook = read_source(pair.source)
     assert notebook is not None
-    code = pair.library.code_of(notebook)  # before the run: an edit made meanwhile must leave the pair stale
+    code = pair.reached(notebook)  # before the run: an edit made meanwhile must leave the pair stale
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,

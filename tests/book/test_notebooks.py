@@ -278,7 +278,7 @@ def test_changed_library_code_fails_but_not_its_docstrings_and_comments(copies, 
     assert check(copies) == 0
     path.write_text(text + "\nCONSTANT = 3\n", encoding="utf8")
     assert check(copies) == 1
-    assert f"code changed: edmnotes.{module.replace('/', '.')}" in capsys.readouterr().err
+    assert f"changed: edmnotes.{module.replace('/', '.')}" in capsys.readouterr().err
 
 
 def test_code_that_the_chapter_does_not_reach_does_not_matter(copies):
@@ -286,6 +286,26 @@ def test_code_that_the_chapter_does_not_reach_does_not_matter(copies):
         with (copies / "edmnotes" / f"{name}.py").open("a") as file:
             file.write("\nCONSTANT = 3\n")
     assert check(copies) == 0
+
+
+def test_a_stored_result_that_a_cell_names_counts_and_another_does_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "place", lambda: None)
+    write_chapter(
+        tmp_path, "print(open('results/read.json').read())", "print('see results/other.json', 'results/none.json')"
+    )
+    for name in ("read", "other"):
+        (tmp_path / "results").mkdir(exist_ok=True)
+        (tmp_path / "results" / f"{name}.json").write_text("1")
+    assert main(["run", "--book", str(tmp_path)]) == 0
+    assert main(["check", "--book", str(tmp_path)]) == 0
+    (tmp_path / "results" / "other.json").write_text("2")
+    assert main(["check", "--book", str(tmp_path)]) == 0
+    (tmp_path / "results" / "read.json").write_text("2")
+    capsys.readouterr()
+    assert main(["check", "--book", str(tmp_path)]) == 1
+    assert "small: changed: results/read.json" in capsys.readouterr().err
+    (tmp_path / "results" / "read.json").unlink()
+    assert main(["check", "--book", str(tmp_path)]) == 1
 
 
 def test_a_notebook_without_its_source_fails(copies, capsys):
