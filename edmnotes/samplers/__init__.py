@@ -2,5 +2,6 @@
 
 from edmnotes.samplers.base import Churn, Solution
 from edmnotes.samplers.ode import adaptive, euler, heun, multistep
+from edmnotes.samplers.sde import reverse_sde
 
-__all__ = ["Churn", "Solution", "adaptive", "euler", "heun", "multistep"]
+__all__ = ["Churn", "Solution", "adaptive", "euler", "heun", "multistep", "reverse_sde"]
