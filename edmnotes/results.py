@@ -5,7 +5,7 @@ JSON; ``experiments/NAME.py`` says what a cell measures. A chapter reads the fil
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,14 @@ class Results:
         p = self.provenance
         machine = p["machine"]
         return (
-            f"{p['command']}: {_count(self.rows, 'row')}, seeds {', '.join(map(str, self.seeds))}, "
-            f"scale {p['scale']}; {sum(self.seconds.values()) / 60:.0f} minutes, "
+            f"{p['command']}: {_count(len(self.rows), 'row')}, seeds {', '.join(map(str, self.seeds))}, "
+            f"scale {p['scale']}; {_count(round(sum(self.seconds.values()) / 60), 'minute')}, "
             f"{sum(self.cpu_seconds.values()) / 60:.0f} of them the processor's, on {machine['device']}, "
             f"{_count(machine['threads'], 'thread')} of {_count(machine['cores'], 'core')}, torch {machine['torch']}"
         )
 
 
-def _count(things: Sequence[Any] | int, name: str) -> str:
-    n = things if isinstance(things, int) else len(things)
+def _count(n: int, name: str) -> str:
     return f"{n} {name}{'' if n == 1 else 's'}"
 
 
