@@ -68,6 +68,9 @@ class LogNormal:
         labels (with them the gain does not end at high levels: a label alone tells the mean of its class). A gain of
         less than three standard errors counts as none. Data times k move the mean by ln k and leave the std.
 
+        It is a place to start, no optimum. Levels far outside are never seen in training, and there a network may do
+        worse than nothing: if :func:`by_level` of the trained denoiser shows a loss above 1, take a larger std.
+
         For Gaussian data with two scales a > b, in equally many directions, the gain is a density in closed form: its
         mean is ln √(a b), its variance (ln²(a/b) + π²) / 12. The std is never below π / √12 = 0.91.
 
