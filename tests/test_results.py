@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edmnotes import results
 
 
-@pytest.fixture
-def content():
+def a_table():
     """Two rows, three seeds; a number and a list of two."""
     cells = [
         {
@@ -34,6 +35,11 @@ def content():
         "seeds": [0, 1, 5],
         "cells": cells,
     }
+
+
+@pytest.fixture
+def content():
+    return a_table()
 
 
 @pytest.fixture
@@ -127,4 +133,16 @@ def test_a_missing_cell_is_refused(tmp_path, content):
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"1 of 6 cells are missing, the first \('other', 1\)"):
+        results.read(path)
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+
+
+@given(key=st.sampled_from(["rows", "cells"]), value=JSON.filter(bool))
+def test_whatever_else_stands_in_a_table_is_refused(tmp_path_factory, key, value):
+    path = tmp_path_factory.mktemp("json") / "toy.json"
+    path.write_text(json.dumps(a_table() | {key: value}))
+    with pytest.raises(ValueError, match="not a whole stored result"):
         results.read(path)
