@@ -188,8 +188,16 @@ def _parse(plain: str, names: _Names) -> Expr:
             symbols[Symbol(letter)] = known
         else:
             functions[letter] = known.__getitem__ if isinstance(known, IndexedBase) else known
-    parsed = parsed.replace(lambda e: isinstance(e, AppliedUndef), lambda e: functions[e.func.__name__](*e.args))
-    parsed = parsed.xreplace({**symbols, Symbol("pi"): pi})
+    symbols[Symbol("pi")] = pi
+
+    def meant(e: Expr) -> Expr:
+        # Each node once: replace() may visit what it has just put in, if a product collapses onto it.
+        if not e.args:
+            return symbols.get(e, e)
+        args = [meant(arg) for arg in e.args]
+        return functions[e.func.__name__](*args) if isinstance(e, AppliedUndef) else e.func(*args)
+
+    parsed = meant(parsed)
     if unknown := {symbol for symbol in parsed.free_symbols if isinstance(symbol, Symbol)} - names.free:
         raise ReadError(
             f"the page's {', '.join(sorted(map(str, unknown)))} is unknown to the step, "

@@ -35,6 +35,7 @@ def sees(*expressions):
 @pytest.mark.parametrize(
     ("latex", "expected"),
     [
+        (r"1 \cdot s(t)", s(t)),  # a product that collapses onto a function
         (r"\sigma(t)^2", sigma(t) ** 2),
         (r"\sigma^2(t)", sigma(t) ** 2),
         (r"\sigma\left(t\right)^{2}", sigma(t) ** 2),
