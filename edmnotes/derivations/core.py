@@ -75,12 +75,14 @@ from sympy import (
     expand,
     factorial,
     lambdify,
+    nan,
     oo,
     radsimp,
     simplify,
     solve,
     sympify,
     together,
+    zoo,
 )
 from sympy import latex as to_latex
 from sympy.core.function import AppliedUndef
@@ -462,6 +464,8 @@ def _number(expression: Expr, point: Mapping[Symbol, Rational]) -> mpmath.mpf:
     whole = {symbol: value for symbol, value in point.items() if value.is_Integer}
     value = _evaluate(expression).subs(whole)
     value = value.replace(lambda e: isinstance(e, Sum | Product), lambda e: e.doit())
+    if value.has(zoo, nan):
+        raise ValueError(f"{expression} has no value: it is {value}, at {dict(point)}")
     with mpmath.workdps(DIGITS + 15):
         try:
             value = value.replace(lambda e: isinstance(e, Limit), lambda e: _limit(e, point))

@@ -269,7 +269,7 @@ def library(call: Call, case: core.Case) -> float:
         owner = getattr(owner, name)
     if isinstance(owner, type):
         owner = owner(**case.init)
-    result = getattr(owner, last)(**{k: torch.tensor(x, dtype=torch.float64) for k, x in arguments.items()})
+    result = getattr(owner, last)(**{k: torch.tensor([x], dtype=torch.float64) for k, x in arguments.items()})
     return float(result if call.item is None else result[call.item])
 
 
