@@ -1,13 +1,16 @@
 """Noise depends on the seed alone."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edmnotes.noise import BrownianPath, PerSample
+from edmnotes import noise
+from edmnotes.noise import BrownianPath, PerSample, threefry
 
 
 def test_a_sample_depends_on_its_own_seed_only():
@@ -67,11 +70,85 @@ def test_increments_have_the_variance_of_their_length_and_are_uncorrelated(start
     torch.testing.assert_close(torch.cov(scaled), torch.eye(3).double(), rtol=0, atol=0.065)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 5), (1, 8, 8)])
+@pytest.mark.parametrize("count", [1, 2, 7, 33])
+def test_a_path_is_the_same_to_the_bit_in_any_batch_and_in_any_order_of_reading(shape, count):
+    batch = BrownianPath(range(count), shape, 6400.0, 0.0)
+    together = torch.stack([batch(t) for t in (3.3, 6399.0, 800.0, 0.0)])
+    for seed in {0, count // 2, count - 1}:
+        alone = BrownianPath([seed], shape, 6400.0, 0.0)
+        found = torch.stack([alone(t) for t in (0.0, 800.0, 6399.0, 3.3)]).flip(0)
+        assert torch.equal(together[:, seed : seed + 1], found)
+
+
+def test_a_path_is_the_same_however_many_numbers_are_drawn_in_one_pass(monkeypatch):
+    whole = BrownianPath(range(5), (7,), 0.0, 1.0)(0.3)
+    monkeypatch.setattr(noise, "CACHED", 40)
+    assert torch.equal(BrownianPath(range(5), (7,), 0.0, 1.0)(0.3), whole)
+
+
+def test_a_path_stays_rough_in_its_smallest_steps():
+    """Where σ = √t runs from 80 to 0.002, the last steps are a billionth of the interval and below."""
+    path = BrownianPath(range(2000), (), 6400.0, 0.0)
+    for start, end in ((2e-5, 1e-5), (4e-6, 3e-6)):
+        scaled = path.increment(start, end) / math.sqrt(start - end)
+        assert float(scaled.var()) == pytest.approx(1, abs=0.13)  # 4 standard errors √(2/2000)
+
+
+def test_the_numbers_of_all_nodes_and_seeds_are_independent_and_normal():
+    drawn = noise._normal(range(8), range(5000), 5)
+    flat = drawn.permute(0, 2, 1).reshape(40, 5000)
+    # 5000 pairs each: a covariance has standard error 0.014, the largest of 820 stays below 5 of them.
+    torch.testing.assert_close(torch.cov(flat), torch.eye(40).double(), rtol=0, atol=0.075)
+    # 2e5 numbers: standard errors of the moments √(1, 2, 15, 96 / 2e5).
+    for power, moment, error in ((1, 0, 0.0023), (2, 1, 0.0032), (3, 0, 0.0087), (4, 3, 0.022)):
+        assert abs(float((drawn**power).mean()) - moment) < 4 * error
+    assert float(drawn.abs().max()) < 8.6
+
+
+# The known answers that the authors of Threefry publish with it (Random123, Threefry-2x64, 20 rounds).
+@pytest.mark.parametrize(
+    ("counter", "key", "answer"),
+    [
+        ((0, 0), (0, 0), (0xC2B6E3A8C2C69865, 0x6F81ED42F350084D)),
+        ((2**64 - 1, 2**64 - 1), (2**64 - 1, 2**64 - 1), (0xE02CB7C4D95D277A, 0xD06633D0893B8B68)),
+        (
+            (0x243F6A8885A308D3, 0x13198A2E03707344),
+            (0xA4093822299F31D0, 0x082EFA98EC4E6C89),
+            (0x263C7D30BB0F0AF1, 0x56BE8361D3311526),
+        ),
+    ],
+    ids=["zeros", "ones", "pi"],
+)
+def test_threefry_gives_the_known_answers(counter, key, answer):
+    words = [tuple(np.array([word], dtype=np.uint64) for word in pair) for pair in (counter, key)]
+    assert tuple(int(word[0]) for word in threefry(*words)) == answer
+
+
+@pytest.mark.parametrize("n", [64, 100])
+def test_a_sequential_reader_draws_each_node_once(monkeypatch, n):
+    """On a dyadic grid one node a step; elsewhere the common part of neighbouring descents is kept."""
+    drawn, original = [], noise._normal
+    monkeypatch.setattr(noise, "_normal", lambda nodes, *rest: drawn.extend(nodes) or original(nodes, *rest))
+    path = BrownianPath([0], (), 0.0, 1.0)
+    for k in range(n):
+        path.increment(k / n, (k + 1) / n)
+    assert len(set(drawn)) == len(drawn)
+    assert n != 64 or len(drawn) == 64
+
+
+def test_an_end_that_was_computed_may_come_back_rounded():
+    path = BrownianPath([0], (), 80.0, 0.002)
+    assert torch.equal(path(math.nextafter(80.0, 100)), path(80.0))
+    assert not path.contains(80.000001)
+    assert not path.contains(math.nan)
+
+
 def test_a_path_starts_at_zero():
     assert torch.equal(BrownianPath([0], (2,), 1.0, 4.0)(1.0), torch.zeros(1, 2).double())
 
 
-@pytest.mark.parametrize("seeds", [[], [-1], [0, -5]])
+@pytest.mark.parametrize("seeds", [[], [-1], [0, -5], [2**64]])
 def test_impossible_seeds_are_refused(seeds):
     with pytest.raises(ValueError, match="seeds"):
         PerSample(seeds)
@@ -92,7 +169,7 @@ def test_times_outside_the_path_are_refused():
 
 
 @given(
-    seeds=st.lists(st.integers(0, 2**62), min_size=1, max_size=3),
+    seeds=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3),
     shape=st.sampled_from([(), (2,), (1, 2, 2)]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     start=st.floats(-10, 10),
