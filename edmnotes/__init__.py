@@ -17,6 +17,7 @@ ROOMS = (
     "exact",
     "fokker_planck",
     "judging",
+    "likelihood",
     "losses",
     "metrics",
     "networks",

@@ -15,6 +15,7 @@ ROOMS = [
     "test_targets.py",
     "test_data.py",
     "test_networks.py",
+    "test_likelihood.py",
     "test_results.py",
     "samplers",
 ]
