@@ -2,6 +2,7 @@ r"""Preconditioning: how a raw network F becomes a denoiser D.
 
 ``D(x; σ) = c_skip(σ) x + c_out(σ) F(c_in(σ) x; c_noise(σ))`` (Karras et al. 2022, eq. 7). The four coefficients and
 the loss weight λ(σ) are one value of the design space, a frozen dataclass.
+Taught in the chapter ``preconditioning``.
 """
 
 from dataclasses import dataclass, field
