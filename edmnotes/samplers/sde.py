@@ -1,4 +1,4 @@
-"""Samplers that put noise in: the reverse-time SDE."""
+"""The reverse-time SDE."""
 
 import math
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def _increments(run: Run, noise: Noise | None, path: BrownianPath | None) -> Cal
     shape = (len(path.seeds), *path.shape)
     if shape != run.state.shape:
         raise ValueError(f"path has shape {shape}, x {tuple(run.state.shape)}; give one seed a sample, and its shape")
-    first, *_, last = run.schedule.sigma_inv(run.levels[:-1]).tolist() * 2
+    first, last = run.schedule.sigma_inv(run.levels[[0, -2]]).tolist()
     if not path.contains(first) or not path.contains(last):
         raise ValueError(f"path runs from {path.start} to {path.end}; the run needs all from t = {first} to {last}")
     return lambda start, end: path.increment(float(start), float(end)).to(run.state)
