@@ -15,7 +15,7 @@ only to find how the data differ from that Gaussian.
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from edmnotes.exact import Gaussian
 from edmnotes.samplers.base import Noise, Solution, check_levels, working_dtype
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A density of the state at a noise level; those of :mod:`edmnotes.exact` are."""
 

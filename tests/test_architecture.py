@@ -202,7 +202,7 @@ def in_fresh_python(code: str) -> str:
 
 
 def test_import_brings_torch_at_most():
-    heavy = {"sympy", "matplotlib", "sklearn", "accelerate"}
+    heavy = {"sympy", "matplotlib", "sklearn", "accelerate", "torchdiffeq"}
     loaded = in_fresh_python("import edmnotes, sys; print(*sys.modules)").split()
     assert heavy & set(loaded) == set()
     rooms_loaded = in_fresh_python("import edmnotes, sys; edmnotes.schedules, edmnotes.samplers; print(*sys.modules)")
