@@ -99,7 +99,7 @@ def simulate(
     for stops in _stops(times, substeps):
         x = kept[-1]
         for t, t_next in pairwise(stops):
-            rate = torch.as_tensor(diffusion(t))
+            rate = torch.as_tensor(diffusion(t), dtype=torch.float64)
             x, before = x + (t_next - t) * drift(x, t), x
             if rate > 0:
                 x = x + rate * (t_next - t).abs().sqrt() * (noise or torch.randn_like)(before)

@@ -222,6 +222,13 @@ def test_substeps_are_steps_and_noise_is_a_stream():
     torch.testing.assert_close(coarse, fine[::4], rtol=1e-12, atol=1e-12)
 
 
+def test_one_step_is_the_formula_to_the_last_digits():
+    """A diffusion given as a plain number included, which torch would by itself round to float32."""
+    x, t = torch.tensor([0.3, -1.7]).double(), torch.tensor([2.0, 1.3], dtype=torch.float64)
+    found = simulate(lambda x, t: x**2 * t, lambda t: 0.1, x, t, noise=lambda x: x + 1)[-1]
+    torch.testing.assert_close(found, x - 0.7 * 2 * x**2 + 0.1 * math.sqrt(0.7) * (x + 1), rtol=1e-15, atol=1e-15)
+
+
 # What is refused.
 
 
