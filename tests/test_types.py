@@ -11,6 +11,7 @@ ROOMS = [
     "test_noise.py",
     "test_preconditioning.py",
     "test_exact.py",
+    "test_fokker_planck.py",
     "test_losses.py",
     "test_targets.py",
     "test_data.py",
