@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from edmnotes.samplers.base import Callback, Noise, Run, Slope, Solution, Trace,
 from edmnotes.schedules import EDM, Schedule
 
 
+@runtime_checkable
 class StepSize(Protocol):
     """The length α of a Langevin step, x + (α/2) ∇ log p + √α ε: the variance of the noise that it puts in."""
 
@@ -60,7 +61,7 @@ class SignalToNoise:
             raise ValueError(f"ratio = {self.ratio}; it must be positive and finite, e.g. 0.16")
 
     def __call__(self, sigma: Tensor, score: Tensor, drawn: Tensor) -> Tensor:
-        """α = 4 (r |ε| / |∇ log p|)², one a sample."""
+        """α = 4 r² times the squared norm of ε over that of the score, one a sample."""
         noise, signal = (v.reshape(len(v), -1).norm(dim=1) for v in (drawn, score))
         return (4 * (self.ratio * noise / signal) ** 2).reshape(-1, *[1] * (score.ndim - 1))
 
@@ -175,6 +176,7 @@ def annealed_langevin(
     return run.solution()
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """A step from a time to an earlier one, for :func:`predictor_corrector`."""
 
@@ -185,7 +187,7 @@ class Predictor(Protocol):
 
 
 def reverse_diffusion(schedule: Schedule, t: Tensor, t_next: Tensor, x: Tensor, score: Tensor, drawn: Tensor) -> Tensor:
-    """The reverse SDE cut up as its chain is (Song et al. 2021, eq. 46): (2 − a) x + b² ∇ log p_t + b ε.
+    """The reverse SDE cut up as its chain is (Song et al. 2021, appendix E): (2 − a) x + b² ∇ log p_t + b ε.
 
     a and b are those of the forward step from ``t_next`` to t, equations ``recursion-mean`` and ``recursion-noise``.
     """
@@ -194,7 +196,7 @@ def reverse_diffusion(schedule: Schedule, t: Tensor, t_next: Tensor, x: Tensor, 
 
 
 def ancestral(schedule: Schedule, t: Tensor, t_next: Tensor, x: Tensor, score: Tensor, drawn: Tensor) -> Tensor:
-    """The posterior step of DDPM and SMLD (Song et al. 2021, eq. 4 and 47): (x + b² ∇ log p_t) / a + c ε.
+    """The posterior step of DDPM and SMLD (Song et al. 2021, appendix F): (x + b² ∇ log p_t) / a + c ε.
 
     a and b are those of the forward step from ``t_next`` to t; c = (b / a) σ(t_next) / σ(t) is the std of x at
     ``t_next`` given x at t and x_0.

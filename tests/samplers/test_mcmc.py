@@ -252,7 +252,7 @@ def one_step(predictor, schedule, t, t_next):
 
 
 def test_the_predictors_are_the_papers_on_vp_and_ve():
-    """Song et al. 2021: reverse diffusion (eq. 46 of VE and its like of VP), ancestral (eq. 4 and 47)."""
+    """Song et al. 2021, appendices E and F, on the chains of both; DDPM with the variance of its posterior."""
     betas = torch.linspace(1e-3, 0.3, 20, dtype=torch.float64)
     chain, beta = Discrete(betas), float(betas[9])
     bar = torch.cumprod(1 - betas, 0)
