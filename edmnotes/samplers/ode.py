@@ -125,11 +125,13 @@ def multistep_weights(sigmas: Float[Tensor, " values"], sigma_next: float) -> Fl
     Returns:
         One weight a value, float64; they sum to 1 − σ_1/σ_0.
     """
-    places = -sigmas.double().log()
-    step = -torch.tensor(sigma_next, dtype=torch.float64).log() - places[0]
+    levels = torch.cat([sigmas.double(), torch.tensor([sigma_next], dtype=torch.float64)])
+    # λ − λ_0. Where two levels nearly agree their difference keeps its digits, that of their logarithms loses them.
+    rise, ratio = (levels - levels[0]) / levels[0], levels / levels[0]
+    *places, step = -torch.where(rise.abs() < 0.5, torch.log1p(rise), torch.log(ratio))
     nodes, gauss = _GAUSS
     u = (1 + nodes) / 2  # the step's own clock, from 0 to 1
-    values = (places - places[0]) / step  # on that clock; 0, then negative
+    values = torch.stack(places) / step  # on that clock; 0, then negative
     others = ~torch.eye(len(values), dtype=torch.bool)
     lagrange = torch.stack(
         [torch.prod((u[:, None] - values[other]) / (values[j] - values[other]), 1) for j, other in enumerate(others)]
