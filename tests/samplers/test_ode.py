@@ -627,7 +627,7 @@ def test_legal_levels_and_churn_give_finite_samples(sampler, schedule, levels, a
 )
 @example(levels=[math.nextafter(63.9, math.inf), 63.9, 1.0], order=2, shape=(2,))
 def test_legal_levels_give_finite_multistep_samples(schedule, levels, order, shape):
-    """Also levels so near to each other that their quotient is 1."""
+    """Also levels so near to each other that their logarithms agree."""
     sigmas = torch.tensor([*sorted(levels, reverse=True), 0.0], dtype=torch.float64)
     solution = multistep(DATA, torch.ones(shape), sigmas, schedule=schedule, order=order)
     assert (solution.x.shape, solution.x.dtype) == (shape, torch.float32)
