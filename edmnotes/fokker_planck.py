@@ -18,7 +18,7 @@ from edmnotes.schedules import Schedule
 Drift = Callable[[Tensor, Tensor], Tensor]
 """μ(x, t): states of shape (batch, ...) and one time, a 0-d float64 tensor; returns a tensor like x."""
 
-Diffusion = Callable[[Tensor], Tensor]
+Diffusion = Callable[[Tensor], Tensor | float]
 """γ(t) ≥ 0: one time, a 0-d float64 tensor; returns one number."""
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -182,7 +182,7 @@ def solve(
 
 
 def _rates(
-    mu: Float[Tensor, " inner"], gamma: Tensor, width: float
+    mu: Float[Tensor, " inner"], gamma: Tensor | float, width: float
 ) -> tuple[Float[Tensor, " inner"], Float[Tensor, " inner"]]:
     """Rates at which mass crosses each inner edge to the right and to the left, per unit of time.
 
