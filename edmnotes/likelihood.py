@@ -71,7 +71,10 @@ _POINT = Gaussian(0.0, 0.0)
 
 
 def gaussian_probes(x: Float[Tensor, "batch *shape"], count: int, noise: Noise) -> Float[Tensor, "count batch *shape"]:
-    """Standard normal directions for Hutchinson's estimate; :class:`edmnotes.noise.PerSample` makes seeds rule."""
+    """Standard normal directions for Hutchinson's estimate; :class:`edmnotes.noise.PerSample` makes seeds rule.
+
+    Their squares are skewed, so that the error bar from a few dozen of them is too narrow; signs are kinder.
+    """
     return torch.stack([noise(x) for _ in range(count)])
 
 
