@@ -1,5 +1,7 @@
 r"""Distributions whose denoiser is known in closed form: what every algorithm meets before it meets a network.
 
+Taught in the chapter ``tweedie``.
+
 Each is smoothed by Gaussian noise, ``p(x; σ) = p_0 * N(0, σ² I)``, and answers for every σ ≥ 0: the denoiser
 D(x; σ) = E[x_0 | x] by being called, ``score``, ``log_prob`` (nats), ``posterior_cov`` and ``sample``.
 """
