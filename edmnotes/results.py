@@ -1,7 +1,8 @@
 """Stored measurements: numbers that take longer than a chapter may, read back with how they were made.
 
 An experiment is a table of cells, one a row and seed, measured by ``python tools/results.py run NAME`` and kept as
-JSON; ``experiments/NAME.py`` says what a cell measures. A chapter reads the file and shows it.
+JSON; ``experiments/NAME.py`` says what a cell measures. A chapter reads the file and shows it. Taught in the chapter
+``preconditioning``.
 """
 
 import json
