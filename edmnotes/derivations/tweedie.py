@@ -49,14 +49,14 @@ DEFINITIONS = {
 
 x, y, z, u, a, b = symbols("x y z u a b", real=True)
 x0, mean, nu, m = symbols(r"x_0 \mu \nu m", real=True)
-v, V, Z, tau, w = symbols(r"v V Z \tau w", positive=True)
+v, V, Z, tau, w = symbols(r"v V Z \tau w_1", positive=True)
 sigma = Symbol("sigma", positive=True)
 i, n = symbols("i n", integer=True, positive=True)
 weight, point = IndexedBase("w", positive=True), IndexedBase("y", real=True)
 
 K, p0 = Function("K", positive=True), Function("p_0", positive=True)
 p, q = Function("p", positive=True), Function("q", positive=True)
-D, S, s, C = Function("D", real=True), Function("S", real=True), Function("s", real=True), Function("C", real=True)
+D, S, s, C = Function("D", real=True), Function("S", real=True), Function(r"\psi", real=True), Function("C", real=True)
 
 
 def normal(offset: Expr, variance: Expr) -> Expr:
@@ -97,8 +97,10 @@ KERNEL = {K(u): normal(u, sigma**2)}
 SMOOTHED = over_points(ONE)
 IDEAL = over_points(point[i]) / SMOOTHED
 VARIANCE = over_points(point[i] ** 2) / SMOOTHED - IDEAL**2
+IDEAL_ANY = over_line(y) / over_line(ONE)
+VARIANCE_ANY = over_line(y**2) / over_line(ONE) - IDEAL_ANY**2
 FINITE = {p(x, sigma): SMOOTHED, D(x, sigma): IDEAL, C(x, sigma): VARIANCE, **KERNEL}
-ANY = {p(x, sigma): over_line(ONE), D(x, sigma): over_line(y) / over_line(ONE), **KERNEL}
+ANY = {p(x, sigma): over_line(ONE), D(x, sigma): IDEAL_ANY, C(x, sigma): VARIANCE_ANY, **KERNEL}
 SCORE = {S(x, sigma): Derivative(log(p(x, sigma)), x)}
 LOG_SLOPE = Derivative(log(p(x, sigma)), x)
 
@@ -187,7 +189,7 @@ def any_density() -> Derivation:
             Step(
                 "ideal-denoiser",
                 minimiser(over_line((z - y) ** 2)),
-                over_line(y) / over_line(ONE),
+                IDEAL_ANY,
                 "the loss at x is least where its slope in z is 0",
                 name=D(x, sigma),
                 given=KERNEL,
@@ -251,29 +253,29 @@ def mixtures() -> Derivation:
 @derivation
 def exponential_family() -> Derivation:
     """The posterior mean and variance of a natural parameter, from the marginal alone."""
-    eta = Symbol("eta", real=True)
-    prior, h, A = Function("q", positive=True), Function("h", positive=True), Function("A", real=True)
-    guess, marginal = Function(r"\hat\eta", real=True), Function("p", positive=True)
+    zeta = Symbol("zeta", real=True)
+    prior, carrier, A = Function("q", positive=True), Function("c", positive=True), Function("A", real=True)
+    guess, marginal = Function(r"\hat\zeta", real=True), Function("p", positive=True)
 
     def over_parameters(value: Expr) -> Expr:
-        return Linear(prior(eta) * h(x) * exp(eta * x - A(eta)) * value, (eta, a, b))
+        return Linear(prior(zeta) * carrier(x) * exp(zeta * x - A(zeta)) * value, (zeta, a, b))
 
-    posterior_mean = over_parameters(eta) / over_parameters(ONE)
+    posterior_mean = over_parameters(zeta) / over_parameters(ONE)
     return Derivation(
         "Exponential families",
         [
             Step(
                 "natural-mean",
                 posterior_mean,
-                Derivative(log(marginal(x) / h(x)), x),
-                "only the factor exp(ηx) is differentiated, and it brings down η",
+                Derivative(log(marginal(x) / carrier(x)), x),
+                "only the factor exp(ζx) is differentiated, and it brings down ζ",
                 name=guess(x),
                 given={marginal(x): over_parameters(ONE)},
                 assuming=[b > a],
             ),
             Step(
                 "natural-variance",
-                over_parameters(eta**2) / over_parameters(ONE) - posterior_mean**2,
+                over_parameters(zeta**2) / over_parameters(ONE) - posterior_mean**2,
                 Derivative(guess(x), x),
                 "differentiate once more",
                 name=Function(r"\hat v")(x),
@@ -284,7 +286,7 @@ def exponential_family() -> Derivation:
                 "natural-gaussian",
                 sigma**2 * Derivative(log(marginal(x) / K(x)), x),
                 x + sigma**2 * Derivative(log(marginal(x)), x),
-                "with h = K and η = y/σ² the mean of y is Tweedie's",
+                "with c = K and ζ = y/σ² the mean of y is Tweedie's",
                 name=sigma**2 * guess(x),
                 given=KERNEL,
             ),
@@ -296,7 +298,7 @@ def exponential_family() -> Derivation:
 def posterior_spread() -> Derivation:
     """The covariance of the clean data given the noisy, from the denoiser's Jacobian."""
     x_k, x_l, C_kl = symbols("x_k x_l C_{kl}", real=True)
-    first, second = IndexedBase("y", real=True), IndexedBase(r"\eta", real=True)
+    first, second = IndexedBase("y", real=True), IndexedBase("z", real=True)
     D_k = Function("D_k", real=True)
 
     def over_both(value: Expr) -> Expr:
@@ -310,12 +312,12 @@ def posterior_spread() -> Derivation:
         [
             Step(
                 "posterior-variance",
-                VARIANCE,
+                VARIANCE_ANY,
                 sigma**2 * Derivative(D(x, sigma), x),
-                "each kernel's slope brings down a second y_i",
+                "the kernel's slope brings down a second y",
                 name=C(x, sigma),
-                given={D(x, sigma): IDEAL, **KERNEL},
-                assuming=FEW,
+                given={D(x, sigma): IDEAL_ANY, **KERNEL},
+                assuming=[b > a],
             ),
             Step(
                 "posterior-covariance",
@@ -380,7 +382,7 @@ def implicit() -> Derivation:
                 name=J_E - J_I,
                 given={S(x): slope / p(x)},
                 assuming=[b > a],
-                by_numbers="SymPy does not integrate a product with an unknown s by parts",
+                by_numbers="SymPy does not integrate a product with an unknown ψ by parts",
             ),
         ],
     )
@@ -389,7 +391,7 @@ def implicit() -> Derivation:
 @derivation
 def denoising() -> Derivation:
     """Explicit and denoising score matching differ by the posterior's variance, and so by the ideal denoiser's loss."""
-    target = over_points((s(x) - (point[i] - x) / sigma**2) ** 2)
+    target = over_line((s(x) - (y - x) / sigma**2) ** 2)
     explicit = p(x, sigma) * (s(x) - S(x, sigma)) ** 2
     return Derivation(
         "Denoising score matching",
@@ -398,9 +400,9 @@ def denoising() -> Derivation:
                 "denoising-constant",
                 target,
                 explicit + p(x, sigma) * C(x, sigma) / sigma**4,
-                "complete the square; what is left does not hold s",
-                given={**SCORE, **FINITE},
-                assuming=FEW,
+                "complete the square; what is left does not hold ψ",
+                given={**SCORE, **ANY},
+                assuming=[b > a],
             ),
             Step(
                 "fisher-information",
@@ -417,7 +419,7 @@ def denoising() -> Derivation:
 def sliced() -> Derivation:
     """A trace from random directions, and how much two kinds of direction scatter."""
     A_11, A_12, A_21, A_22, V_n, V_s = symbols("A_{11} A_{12} A_{21} A_{22} V_n V_s", real=True)
-    v_1, v_2, t = symbols("v_1 v_2 t", real=True)
+    v_1, v_2, t = symbols(r"\xi_1 \xi_2 t", real=True)
     form = A_11 * v_1**2 + (A_12 + A_21) * v_1 * v_2 + A_22 * v_2**2
     # The k-th moment is the k-th derivative at 0 of the generating function E[exp(t v)].
     normals, signs = (
