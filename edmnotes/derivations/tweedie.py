@@ -326,7 +326,7 @@ def posterior_spread() -> Derivation:
                 "the same with the kernel of another coordinate",
                 name=C_kl,
                 given={D_k(x_k, x_l): guess, **KERNEL},
-                assuming=[sigma > 1, *FEW],
+                assuming=[sigma > 1, n < 3],
             ),
             Step(
                 "second-tweedie",
