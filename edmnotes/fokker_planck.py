@@ -16,10 +16,10 @@ from torch import Tensor
 from edmnotes.schedules import Schedule
 
 Drift = Callable[[Tensor, Tensor], Tensor]
-"""μ(x, t): states of shape (batch, ...) and one time, a 0-d float64 tensor; returns a tensor like x."""
+"""A drift μ(x, t), of states (batch, ...) and one time, a 0-d float64 tensor; returns a tensor like x."""
 
 Diffusion = Callable[[Tensor], Tensor | float]
-"""γ(t) ≥ 0: one time, a 0-d float64 tensor; returns one number."""
+"""A diffusion γ(t), not negative, of one time, a 0-d float64 tensor; returns one number."""
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """∇ log p(x; σ) at unscaled x and one noise level, as ``exact.GaussianMixture.score``."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 Words = NDArray[np.uint64]
 
+# Numbers that a path draws in one pass: what a core's cache holds with all that stands between bits and normals.
 CACHED = 2**15
-"""Numbers that a path draws in one pass: what a core's cache holds with all that stands between bits and normals."""
 
 
 class PerSample:

@@ -65,7 +65,7 @@ class Results:
         """Return a measure of a row, seed by seed.
 
         Args:
-            row: one of :attr:`rows`.
+            row: one of ``rows``.
             measure: name of the measure.
 
         Returns:
@@ -116,7 +116,7 @@ class Results:
 
     @property
     def made(self) -> str:
-        """How the numbers were made: one line to stand under a table or a figure."""
+        """One line on how the numbers were made, to stand under a table or a figure."""
         p = self.provenance
         machine = p["machine"]
         return (
