@@ -92,7 +92,7 @@ def over_line(value: Expr) -> Expr:
 
 
 ONE = Rational(1)
-FEW = [n < 4]  # for the numbers only, which take long; the algebra keeps n
+FEW = [n < 3]  # for the numbers only, which take long; the algebra keeps n
 KERNEL = {K(u): normal(u, sigma**2)}
 SMOOTHED = over_points(ONE)
 IDEAL = over_points(point[i]) / SMOOTHED
@@ -326,7 +326,7 @@ def posterior_spread() -> Derivation:
                 "the same with the kernel of another coordinate",
                 name=C_kl,
                 given={D_k(x_k, x_l): guess, **KERNEL},
-                assuming=[sigma > 1, n < 3],
+                assuming=[sigma > 1, *FEW],
             ),
             Step(
                 "second-tweedie",
