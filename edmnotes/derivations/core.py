@@ -172,7 +172,8 @@ class Call:
 
     Attributes:
         target: ``"module:qualname"``, such as ``"edmnotes.schedules:VP.diffusion"``.
-        args: argument name -> the step's symbol (or an expression of them) that it is.
+        args: argument name -> the step's symbol (or an expression of them) that it is, or a whole number, such as the
+            number of levels, which is passed as such.
         init: the same for the constructor of the class, when ``target`` is a method or property.
         item: which item of a returned tuple is meant.
         where: what to put into the right side first, such as ``{s_t: exp(-t_1)}`` when the function takes times and
@@ -208,7 +209,7 @@ class Call:
         made = []
         for i in range(count):
             point = draw(symbols, relations, random.Random(f"{step.label} {self.target} {i}"))
-            number = {name: float(_number(value, point)) for name, value in wanted.items()}
+            number = {n: int(v) if v.is_Integer else float(_number(v, point)) for n, v in wanted.items()}
             expected = float(_number(expression, point))
             made.append(Case({n: number[n] for n in self.init}, {n: number[n] for n in self.args}, expected))
         return made

@@ -269,7 +269,8 @@ def library(call: Call, case: core.Case) -> float:
         owner = getattr(owner, name)
     if isinstance(owner, type):
         owner = owner(**case.init)
-    result = getattr(owner, last)(**{k: torch.tensor([x], dtype=torch.float64) for k, x in arguments.items()})
+    given = {k: x if isinstance(x, int) else torch.tensor([x], dtype=torch.float64) for k, x in arguments.items()}
+    result = getattr(owner, last)(**given)
     return float(result if call.item is None else result[call.item])
 
 
