@@ -28,6 +28,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from jupytext.myst import MystMetadataParsingError
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -188,7 +189,10 @@ def read_source(path: Path) -> nbformat.NotebookNode | None:
     front = re.match(r"---\n(.*?)^---$", text, re.DOTALL | re.MULTILINE)
     if not front or not re.search(r"^kernelspec:", front[1], re.MULTILINE):
         return None
-    notebook = jupytext.reads(text, fmt="md:myst")  # without fmt, ':::' in the text would need pandoc
+    try:
+        notebook = jupytext.reads(text, fmt="md:myst")  # without fmt, ':::' in the text would need pandoc
+    except MystMetadataParsingError as error:
+        raise ValueError(f"{path.name}: {error}") from error
     for i, cell in enumerate(notebook.cells):
         cell["id"] = f"c{i:03d}"
     front_matter = {k: v for k, v in notebook.metadata.items() if k not in ("kernelspec", "jupytext")}

@@ -314,6 +314,13 @@ def test_a_notebook_without_its_source_fails(copies, capsys):
     assert "backward.ipynb: has no source" in capsys.readouterr().err
 
 
+def test_a_chapter_that_cannot_be_read_is_named(copies, capsys):
+    replace(copies / "book" / "forward.md", "    alt: Three", "    alt: @Three")
+    with pytest.raises(SystemExit):
+        check(copies)
+    assert "forward.md: Code cell" in capsys.readouterr().err
+
+
 def test_an_unknown_chapter_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["check", "froward"])
