@@ -1,6 +1,6 @@
 """Samplers: functions of a denoiser, a start and noise levels, each as short as its algorithm.
 
-Taught in the chapters ``fokker_planck`` and ``deterministic``.
+Taught in the chapters ``fokker_planck``, ``deterministic`` and ``stochastic``.
 """
 
 from edmnotes.samplers.base import Churn, Solution
