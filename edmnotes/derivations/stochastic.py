@@ -27,7 +27,6 @@ from edmnotes.derivations.fokker_planck import NORMAL
 from edmnotes.derivations.forward import DIFFUSION, DRIFT, expectation, f, g, h, s, sigma, t, v
 
 DEFINITIONS = {
-    "reverse-chain": "a discretisation of the reverse SDE, chosen to use the forward chain's own coefficients",
     "langevin-step": "the step of Euler and Maruyama on Langevin's equation",
     "churn-gamma": "the rule of Algorithm 2, quoted",
     "asymmetry": "a measure, chosen: the size of the skew part beside that of the symmetric one",
@@ -61,11 +60,20 @@ def variance_after(factor: Expr, added: Expr) -> Expr:
 @derivation
 def reverse_chain() -> Derivation:
     """The chain that the reverse SDE becomes, in general and for VP and VE, by noise and by residual."""
+    drift_share, noise_share = symbols(r"f_h g^2_h", real=True)  # f h and g² h, as the forward chain has them
     back_a = s(t) / s(t - h)
     back_b = s(t) ** 2 * (sigma(t) ** 2 - sigma(t - h) ** 2)
     return Derivation(
         "The reverse chain",
         [
+            Step(
+                "reverse-chain",
+                x_t - (drift_share * x_t - noise_share * S) + sqrt(noise_share) * eps,
+                STEP,
+                "a step of Euler and Maruyama, with a - 1 for f h and b² for g² h",
+                name=before,
+                given={drift_share: a - 1, noise_share: b**2},
+            ),
             Step(
                 "reverse-chain-rate",
                 Limit((1 - back_a) / h, h, 0, "+") * x + Limit(back_b / h, h, 0, "+") * S,

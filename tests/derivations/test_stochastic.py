@@ -79,6 +79,8 @@ def test_churn_in_the_limit_is_the_strength_of_a_long_run():
 
 
 ONE_MISTAKE = [
+    ("reverse-chain", a * x_t + b**2 * S + b * eps),  # the forward chain's factor
+    ("reverse-chain", (2 - a) * x_t - b**2 * S + b * eps),
     ("reverse-chain-rate", -(f(t) * x - g(t) ** 2 * S / 2)),  # the ODE's drift
     ("reverse-chain-rate", f(t) * x - g(t) ** 2 * S),  # dt taken positive
     ("vp-reverse-noise", (2 - sqrt(1 - beta)) * x_t + beta / sqrt(1 - alpha_bar) * guess + sqrt(beta) * eps),
