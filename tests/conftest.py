@@ -17,6 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from jaxtyping import install_import_hook
 
         install_import_hook("edmnotes", "checked.checked")
+        # A call has the right types or has not: a few examples tell as much as many.
+        settings.register_profile("typed", parent=settings.get_profile("edmnotes"), max_examples=5)
+        settings.load_profile("typed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
