@@ -7,11 +7,11 @@ D(x; σ) = E[x_0 | x] by being called, ``score``, ``log_prob`` (nats), ``posteri
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edmnotes.contract import Level, per_sample
@@ -105,12 +105,7 @@ class GaussianMixture:
             self.variances, self.bases = _eigen(_float64(covs), (count, dim, dim))
         else:
             raise ValueError("give either stds or covs, not both")
-        self.weights = _float64([1.0] * count if weights is None else weights)
-        if self.weights.shape != (count,):
-            raise ValueError(f"weights has shape {tuple(self.weights.shape)}; with {count} means it must be ({count},)")
-        if not bool(((self.weights > 0) & (self.weights < torch.inf)).all()):
-            raise ValueError(f"weights = {weights}; they must be finite and positive")
-        self.weights = self.weights / self.weights.sum()
+        self.weights = _weights([1.0] * count if weights is None else weights, count)
 
     def _turn(self, vectors: Float[Tensor, "batch k dim"], *, back: bool = False) -> Float[Tensor, "batch k dim"]:
         """Vectors in the bases of the components, or from there back."""
@@ -256,6 +251,68 @@ class Empirical:
         return self.data[torch.randint(len(self.data), (n,), generator=generator).to(self.data.device)]
 
 
+class ByClass:
+    r"""Data that come in classes: exact with a class told, and without.
+
+    The classes are distributions of this module. Told the labels, it answers as the distribution of each sample's
+    class; told none, or a negative label (the null token, :data:`edmnotes.networks.NULL`), as their mixture. So it
+    stands for a conditional network.
+
+    Args:
+        parts: the distribution of each class.
+        weights: (K,) positive weights of the classes, scaled to sum to 1; equal by default.
+
+    Raises:
+        ValueError: if there is no class, or the weights do not fit.
+    """
+
+    def __init__(self, parts: Sequence[Gaussian | GaussianMixture], weights: Number | None = None) -> None:
+        self.parts = tuple(parts)
+        if not self.parts:
+            raise ValueError("parts is empty; give the distribution of each class")
+        self.weights = _weights([1.0] * len(self.parts) if weights is None else weights, len(self.parts))
+
+    def _joint(self, x: Tensor, sigma: Level) -> Float[Tensor, "batch classes"]:
+        """Log of weight times density, by class."""
+        return torch.stack([part.log_prob(x, sigma) for part in self.parts], 1) + self.weights.to(x).log()
+
+    def class_log_prob(self, x: Float[Tensor, "batch *shape"], sigma: Level) -> Float[Tensor, "batch classes"]:
+        """Log p(y | x; σ) of every class y, in nats."""
+        return self._joint(x, sigma).log_softmax(1)
+
+    def log_prob(
+        self, x: Float[Tensor, "batch *shape"], sigma: Level, labels: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Log p(x; σ), or log p(x | y; σ) of the classes told, in nats."""
+        joint = self._joint(x, sigma)
+        if labels is None:
+            return joint.logsumexp(1)
+        told = (joint - self.weights.to(x).log()).gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
+        return torch.where(labels < 0, joint.logsumexp(1), told)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch *shape"],
+        sigma: Level,
+        *,
+        labels: Int[Tensor, " batch"] | None = None,
+        **cond: Any,
+    ) -> Float[Tensor, "batch *shape"]:
+        """D(x; σ), of the classes told, or of the mixture; other conditions are ignored."""
+        guesses = torch.stack([part(x, sigma) for part in self.parts], 1)
+        share = self.class_log_prob(x, sigma).exp()
+        if labels is not None:
+            told = torch.nn.functional.one_hot(labels.clamp(min=0), len(self.parts)).to(x)
+            share = torch.where(labels[:, None] < 0, share, told)
+        return (share.reshape(*share.shape, *[1] * (x.ndim - 1)) * guesses).sum(1)
+
+    def score(
+        self, x: Float[Tensor, "batch *shape"], sigma: Level, labels: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch *shape"]:
+        """∇ log p(x; σ), or ∇ log p(x | y; σ), by Tweedie's formula; for σ above 0."""
+        return (self(x, sigma, labels=labels) - x) / per_sample(x, sigma) ** 2
+
+
 def _stds(stds: Number, count: int) -> Float[Tensor, " count"]:
     """One standard deviation a component."""
     values = _float64(stds)
@@ -266,6 +323,16 @@ def _stds(stds: Number, count: int) -> Float[Tensor, " count"]:
     if not bool(((values >= 0) & (values < torch.inf)).all()):
         raise ValueError(f"stds = {stds}; they must be finite and not negative")
     return values
+
+
+def _weights(weights: Number, count: int) -> Float[Tensor, " count"]:
+    """One positive weight a component, summing to 1."""
+    values = _float64(weights)
+    if values.shape != (count,):
+        raise ValueError(f"weights has shape {tuple(values.shape)}; with {count} components it must be ({count},)")
+    if not bool(((values > 0) & (values < torch.inf)).all()):
+        raise ValueError(f"weights = {weights}; they must be finite and positive")
+    return values / values.sum()
 
 
 def _eigen(covs: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

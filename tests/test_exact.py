@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from edmnotes import exact
-from edmnotes.exact import Empirical, Gaussian, GaussianMixture
+from edmnotes.exact import ByClass, Empirical, Gaussian, GaussianMixture
 
 SIGMAS = [1e-3, 0.1, 0.7, 3.0, 80.0]
 
@@ -367,3 +367,42 @@ def test_points_of_another_shape_are_refused():
         GaussianMixture([[0.0, 1.0]], 1.0)(torch.zeros(3, 5), 1.0)
     with pytest.raises(ValueError, match="sigma has shape"):
         Gaussian(0.0, 1.0)(torch.zeros(3), torch.ones(2))
+
+
+# Three components in two classes, and the same as one mixture.
+CLASSES = ByClass([GaussianMixture([-1.0, 0.5], [0.1, 0.3], [1, 3]), Gaussian(2.0, 0.2)], [0.4, 0.6])
+WHOLE = GaussianMixture([-1.0, 0.5, 2.0], [0.1, 0.3, 0.2], [0.1, 0.3, 0.6])
+POINTS = torch.tensor([-1.2, 0.1, 1.3, 1.9], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_classes_untold_are_their_mixture(sigma):
+    assert torch.allclose(CLASSES(POINTS, sigma), WHOLE(POINTS, sigma), rtol=0, atol=1e-12)
+    assert torch.allclose(CLASSES.log_prob(POINTS, sigma), WHOLE.log_prob(POINTS, sigma), rtol=0, atol=1e-12)
+    assert torch.allclose(CLASSES.score(POINTS, sigma), WHOLE.score(POINTS, sigma), rtol=1e-9)
+
+
+def test_a_class_told_is_its_distribution_and_a_negative_label_is_none_told():
+    labels, sigma = torch.tensor([0, 1, 1, -1]), 0.7
+    parts = [*(CLASSES.parts[y] for y in (0, 1, 1)), WHOLE]
+    for answer, name in (
+        (CLASSES(POINTS, sigma, labels=labels), "__call__"),
+        (CLASSES.log_prob(POINTS, sigma, labels), "log_prob"),
+    ):
+        alone = [getattr(part, name)(POINTS[i : i + 1], sigma) for i, part in enumerate(parts)]
+        assert torch.allclose(answer, torch.cat(alone), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_class_given_the_point_is_bayes_rule(sigma):
+    told = torch.stack([CLASSES.log_prob(POINTS, sigma, torch.full((4,), y)) for y in (0, 1)], 1)
+    joint = told + torch.tensor([0.4, 0.6], dtype=torch.float64).log()
+    expected = joint - WHOLE.log_prob(POINTS, sigma)[:, None]
+    assert torch.allclose(CLASSES.class_log_prob(POINTS, sigma), expected, rtol=0, atol=1e-10)
+
+
+def test_classes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="parts is empty"):
+        ByClass([])
+    with pytest.raises(ValueError, match="weights has shape"):
+        ByClass([Gaussian(0.0, 1.0)], [1.0, 2.0])
