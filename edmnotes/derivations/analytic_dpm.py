@@ -300,7 +300,7 @@ def rows() -> Derivation:
                 assuming=[*CHAIN, paper**2 < 1 - alpha_bar0],
                 torch=Call(
                     "edmnotes.samplers:ChainStep.analytic",
-                    {"u": 1 - Gamma},
+                    {"unexplained": 1 - Gamma},
                     init={
                         "sigma": sqrt(1 / alpha_bar1 - 1),
                         "sigma_next": sqrt(1 / alpha_bar0 - 1),
@@ -417,6 +417,48 @@ def wrong_guess() -> Derivation:
                 2 * nu_hat * (nu - nu_hat),
                 "the two forms differ by the guess times its error",
                 name=Q - nu_hat**2 - Q_hat,
+            ),
+        ],
+    )
+
+
+@derivation
+def terms_of_the_bound() -> Derivation:
+    """What a step costs in the evidence bound, with any variance, with the posterior's and with the best one."""
+    fresh = Symbol("z", real=True)
+    apart = (1 - k) * level * (nu_hat - eps)  # the mean of the step given x_0, less the model's
+    ratio = log(c_theta / c) - fresh**2 / 2
+    averaged = expectation((apart + c * fresh) ** 2 / (2 * c_theta**2), {eps: {1: nu, 2: Q}, fresh: NORMAL})
+    cost = log(c_theta / c) + ((c**2 + (1 - k) ** 2 * level**2 * Q_hat) / c_theta**2 - 1) / 2
+    chosen, optimal = symbols(r"\tilde{H} H_*")
+    return Derivation(
+        "The terms of the bound",
+        [
+            Step(
+                "analytic-term",
+                expectation(ratio, {fresh: NORMAL}) + averaged,
+                cost,
+                "the divergence of two normal laws, averaged over the noise given x",
+                name=Symbol("H"),
+                given={Q_hat: Q - 2 * nu * nu_hat + nu_hat**2},
+            ),
+            Step(
+                "analytic-term-posterior",
+                cost,
+                (level**2 / after**2 - 1) * Q_hat / 2,
+                "the posterior's variance",
+                name=chosen,
+                given={c_theta: c, **KEPT, **DDPM},
+                assuming=DOWN,
+            ),
+            Step(
+                "analytic-term-best",
+                cost,
+                log(1 + (level**2 / after**2 - 1) * Q_hat) / 2,
+                "the best variance about this mean",
+                name=optimal,
+                given={c_theta: sqrt(c**2 + (1 - k) ** 2 * level**2 * Q_hat), **KEPT, **DDPM},
+                assuming=DOWN,
             ),
         ],
     )

@@ -12,6 +12,7 @@ from edmnotes.derivations.analytic_dpm import (
     D,
     Gamma,
     Q,
+    Q_hat,
     V,
     after,
     alpha_bar0,
@@ -154,6 +155,10 @@ ONE_MISTAKE = [
     ("extended-wrong-mean", c**2 + (1 - k) ** 2 * level**2 * (Q - nu**2)),
     ("extended-difference", nu_hat * (nu - nu_hat)),
     ("extended-difference", 2 * nu * (nu - nu_hat)),
+    ("analytic-term", log(c_theta / c) + (c**2 / c_theta**2 - 1) / 2),  # the means taken for equal
+    ("analytic-term-posterior", (level**2 / after**2 - 1) * Q_hat),
+    ("analytic-term-posterior", (1 - after**2 / level**2) * Q_hat / 2),
+    ("analytic-term-best", log((level**2 / after**2 - 1) * Q_hat) / 2),
 ]
 
 
