@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 import edmnotes
 from edmnotes import data as datasets
-from edmnotes import judging, networks, noise, presets, samplers, scale, training
+from edmnotes import judging, networks, noise, presets, scale, training
 from edmnotes.preconditioning import Denoiser
+from edmnotes.samplers import Solution
 from edmnotes.training import checkpoint
 
 SHARED = "shared"
@@ -63,7 +64,7 @@ def train(
 
     Args:
         data: What to learn: digits, or points of moons, spiral, checkerboard, eight_gaussians.
-        preset: Row of the design space: vp, ve, iddpm, edm, ddpm, flow.
+        preset: Row of the design space: vp, ve, iddpm, edm, ddpm, ddim, smld, vdm, flow.
         out: Directory of the run; if not given, runs/DATA-PRESET.
         images: How many images to train on in all, each many times; if not given, the scale decides.
         batch: Images a step.
@@ -94,14 +95,14 @@ def sample(
     labels: str | None = None,
     out: Path = Path("samples.png"),
 ) -> None:
-    """Draw samples from a trained model by Heun's method and write them to a file.
+    """Draw samples from a trained model by its row's own sampler and write them to a file.
 
     Sample i has the seed SEED + i, so it is the same whatever N.
 
     Args:
         run: Directory of the run, or the word shared: the digits model that comes with the package.
         n: How many samples.
-        steps: Noise levels above 0; the network is called 2 STEPS - 1 times.
+        steps: Noise levels above 0; how often the network is called depends on the sampler, 2 STEPS - 1 times for edm.
         seed: Of the first sample; the next ones count on from it.
         labels: Classes to draw, over and over: 3, or 0,1,2, or all; if not given, no class is asked for.
         out: File to write: .png (a grid of images) or .npz (arrays x, labels, seeds); replaced if it is there.
@@ -113,11 +114,13 @@ def sample(
     if out.suffix == ".png" and len(shape) != 3:
         raise ValueError(f"out = {str(out)!r}: samples of {made.data} are points, not images; write them to .npz")
     wanted = _labels(labels, n, made.num_classes)
-    x = generate(made.denoiser, made.preset, shape, range(seed, seed + n), wanted, steps=steps)
+    drawn = generate(made.denoiser, made.preset, shape, range(seed, seed + n), wanted, steps=steps)
     stored = torch.full((n,), networks.NULL) if wanted is None else wanted
-    content = _png(x) if out.suffix == ".png" else _npz(x=x, labels=stored, seeds=torch.arange(seed, seed + n))
+    content = (
+        _png(drawn.x) if out.suffix == ".png" else _npz(x=drawn.x, labels=stored, seeds=torch.arange(seed, seed + n))
+    )
     checkpoint.write_whole(out, content)
-    print(f"{n} samples, {2 * steps - 1} calls of the network each: {out}")
+    print(f"{n} samples, {drawn.nfe} calls of the network each: {out}")
 
 
 def evaluate(run: str, /, *, steps: int = 18, seed: int = 0, out: Path | None = None) -> None:
@@ -142,8 +145,8 @@ def evaluate(run: str, /, *, steps: int = 18, seed: int = 0, out: Path | None = 
     at = scale.current()
     held_out = datasets.digits().held_out
     labels = cast(Tensor, held_out.labels)[:: at.pick(smoke=9, laptop=1, gpu=1)]
-    x = generate(made.denoiser, made.preset, held_out.shape, range(seed, seed + len(labels)), labels, steps=steps)
-    report = judging.judge_digits(x, labels)
+    drawn = generate(made.denoiser, made.preset, held_out.shape, range(seed, seed + len(labels)), labels, steps=steps)
+    report = judging.judge_digits(drawn.x, labels)
     print(report)
     if out is not None:
         about = training.about(made.directory)
@@ -172,37 +175,40 @@ def generate(
     labels: Int[Tensor, " batch"] | None = None,
     *,
     steps: int = 18,
-) -> Float[Tensor, "batch *shape"]:
-    r"""Draw one sample a seed by Heun's method, with progress shown; sample i depends on ``seeds[i]`` only.
+) -> Solution:
+    r"""Draw one sample a seed by the row's own sampler, with progress shown; sample i depends on ``seeds[i]`` only.
 
     Args:
         denoiser: D, with its parameters on any one device.
-        preset: gives the levels and the schedule.
+        preset: gives the levels, the schedule and the sampler.
         shape: shape of one sample.
         seeds: one a sample, none negative.
         labels: one class a sample; None for none.
         steps: levels above 0.
 
     Returns:
-        Samples, float32 on the CPU, shape (number of seeds, \*shape).
+        ``Solution`` with samples of shape (number of seeds, \*shape), float32 on the CPU, and the number of calls of
+        the network for each of them.
 
     Raises:
         ValueError: if ``seeds`` is empty or holds a negative one, or ``steps`` is below 1.
     """
-    levels, device = preset.steps(steps), next(denoiser.parameters()).device
-    start = preset.schedule.scale(preset.schedule.sigma_inv(levels[0])) * levels[0]
-    parts = []
-    batches = range(0, len(seeds), BATCH)
+    device, parts = next(denoiser.parameters()).device, []
+    batches = [seeds[first : first + BATCH] for first in range(0, max(len(seeds), 1), BATCH)]
     with tqdm(total=len(batches) * steps, unit="step") as bar:
-        for first in batches:
-            those = seeds[first : first + BATCH]
-            x = float(start) * noise.PerSample(those).normal(shape, device=device)
-            cond: dict[str, Any] = {} if labels is None else {"labels": labels[first : first + BATCH].to(device)}
-            solution = samplers.heun(
-                denoiser, x, levels, schedule=preset.schedule, callback=lambda **_: bar.update(), **cond
+        for i, those in enumerate(batches):
+            draws = noise.PerSample(those)
+            cond: dict[str, Any] = {} if labels is None else {"labels": labels[i * BATCH :][: len(those)].to(device)}
+            drawn = preset.sample(
+                denoiser,
+                draws.normal(shape, device=device),
+                steps,
+                noise=draws,
+                callback=lambda **_: bar.update(),
+                **cond,
             )
-            parts.append(solution.x.float().cpu())
-    return torch.cat(parts)
+            parts.append(drawn.x.float().cpu())
+    return Solution(torch.cat(parts), drawn.nfe)
 
 
 def _made(run: str) -> _Made:

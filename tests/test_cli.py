@@ -124,7 +124,7 @@ class Echo(torch.nn.Module):
 def test_each_sample_gets_its_own_label_and_starts_at_the_first_level():
     """The last step returns the denoiser's answer: here the label. More samples than a batch holds."""
     echo, labels = Echo(), torch.arange(600)
-    x = cli.generate(echo, presets.load("edm"), (4,), range(600), labels, steps=2)
+    x = cli.generate(echo, presets.load("edm"), (4,), range(600), labels, steps=2).x
     assert torch.equal(x, labels.float()[:, None].expand(600, 4))
     assert echo.first == pytest.approx(80, rel=0.1)
 
@@ -226,7 +226,7 @@ def misrecorded(run, tmp_path):
     ("words", "said"),
     [
         ("train --out {new} --data imagenet", "unknown data set 'imagenet'; there are digits, "),
-        ("train --out {new} --preset ddmp", "unknown preset 'ddmp'; there are vp, ve, iddpm, edm, ddpm, flow"),
+        ("train --out {new} --preset ddmp", "unknown preset 'ddmp'; there are vp, ve, iddpm, edm, ddpm, ddim, smld, vdm, flow"),
         ("train --out {new} --images 0", "images = 0; it must be positive"),
         ("train --out {new} --batch 0", "batch = 0; it must be positive"),
         ("train --out {new} --lr nan", "lr = nan; it must be positive"),

@@ -41,7 +41,7 @@ def judged(run: Path) -> judging.Report:
     """Draw as many samples as held-out digits, with their labels, from the model in ``run``, and judge them."""
     held_out = data.digits().held_out
     labels = cast(Tensor, held_out.labels)
-    samples = cli.generate(training.load(run), presets.load("edm"), held_out.shape, range(len(labels)), labels)
+    samples = cli.generate(training.load(run), presets.load("edm"), held_out.shape, range(len(labels)), labels).x
     return judging.judge_digits(samples, labels)
 
 
