@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edmnotes.exact import GaussianMixture
+
 HELD_OUT_EVERY = 4
 """One digit in this many, counted within its class, is held out."""
 
@@ -129,6 +131,26 @@ def digits() -> Split:
         rank[members] = torch.arange(int(members.sum()))
     held = rank % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     return Split(Labelled(x[~held], labels[~held]), Labelled(x[held], labels[held]))
+
+
+def class_gaussians(digits: Labelled) -> GaussianMixture:
+    r"""Fit a Gaussian with a full covariance to each class: a mixture like the data, with an exact denoiser.
+
+    Args:
+        digits: labelled samples of any shape; every class needs one.
+
+    Returns:
+        A mixture of flattened samples, (features,), with equal weights; covariances are those of the class itself,
+        divided by its number, and singular where a class has no more samples than features.
+
+    Raises:
+        ValueError: if there are no labels, or a class below the highest has no sample.
+    """
+    if digits.labels is None or (digits.labels.bincount() == 0).any():
+        raise ValueError("digits must have labels, and a sample of each class from 0 on")
+    classes = [digits.x[digits.labels == label].double().flatten(1) for label in digits.labels.unique()]
+    covs = torch.stack([x.T.cov(correction=0).reshape(x.shape[1], -1) for x in classes])
+    return GaussianMixture(torch.stack([x.mean(0) for x in classes]), covs=covs)
 
 
 def _generator(n: int, seed: int) -> torch.Generator:

@@ -9,13 +9,12 @@ by one factor.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edmnotes import data, noise, samplers, steps
+from edmnotes import data, metrics, noise, samplers, steps
 from edmnotes.exact import GaussianMixture
 from edmnotes.samplers import Churn, Proportional
 from edmnotes.scale import Scale
@@ -73,10 +72,10 @@ def settings(at: Scale) -> dict[str, Any]:
 def measure(row: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Draw from both mixtures at each cost, and measure how far the draws are from the mixture."""
     found = {}
-    for name, mixture in (("plane", plane()), ("digits", ten_classes())):
-        distance = partial(sliced_distance, mixture, directions=settings["directions"])
+    for name, mixture in (("plane", plane()), ("digits", data.class_gaussians(data.digits().train))):
+        along = metrics.directions(mixture.means.shape[1], settings["directions"])
         drawn = [draw(row, seed, mixture, calls, settings["samples"]) for calls in settings["nfe"]]
-        found[name] = [distance(x) for x in drawn]
+        found[name] = [metrics.sliced_wasserstein_to(mixture, x, along) for x in drawn]
     return found
 
 
@@ -95,27 +94,3 @@ def draw(row: str, seed: int, mixture: GaussianMixture, calls: int, count: int) 
 def plane() -> GaussianMixture:
     """Three clusters of different width and weight."""
     return GaussianMixture([[-1.0, -0.5], [1.0, -0.5], [0.0, 1.2]], [0.15, 0.3, 0.1], [0.3, 0.5, 0.2])
-
-
-def ten_classes() -> GaussianMixture:
-    """A Gaussian with a full covariance matrix for each class of the training digits."""
-    digits = data.digits().train
-    classes = [digits.x[cast(Tensor, digits.labels) == c].double().flatten(1) for c in range(10)]
-    covs = torch.stack([x.T.cov(correction=0) for x in classes])
-    return GaussianMixture(torch.stack([x.mean(0) for x in classes]), covs=covs)
-
-
-def sliced_distance(mixture: GaussianMixture, x: Tensor, *, directions: int) -> float:
-    """Sliced Wasserstein distance of order 2 of draws to the mixture itself."""
-    dim = x.shape[1]
-    u = torch.nn.functional.normalize(noise.PerSample(range(directions)).normal((dim,)), dim=1)
-    turned = u[:, None] if mixture.bases is None else torch.einsum("ui,kij->ukj", u, mixture.bases)
-    means, stds = u @ mixture.means.T, (turned**2 * mixture.variances.clamp(min=0)).sum(-1).sqrt()
-    ranks = (torch.arange(len(x), dtype=torch.float64) + 0.5) / len(x)
-    low = (means - 9 * stds).amin(1, keepdim=True).expand(-1, len(x))
-    high = (means + 9 * stds).amax(1, keepdim=True).expand(-1, len(x))
-    for _ in range(45):  # bisection for the quantiles of each projection
-        middle = (low + high) / 2
-        below = (mixture.weights * torch.special.ndtr((middle[..., None] - means[:, None]) / stds[:, None])).sum(-1)
-        low, high = torch.where(below < ranks, middle, low), torch.where(below < ranks, high, middle)
-    return float(((u @ x.T).sort(1).values - (low + high) / 2).square().mean().sqrt())

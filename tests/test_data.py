@@ -160,3 +160,26 @@ def test_a_split_refuses_parts_that_do_not_match():
         data.Split(points, labelled)
     with pytest.raises(ValueError, match="shape"):
         data.Split(points, data.Labelled(torch.randn(3, 4)))
+
+
+def test_a_gaussian_for_each_class_has_the_moments_of_the_class():
+    digits = data.digits().train
+    mixture = data.class_gaussians(digits)
+    sevens = digits.x[digits.labels == 7].double().flatten(1)
+    assert mixture.means.shape == (10, 64)
+    torch.testing.assert_close(mixture.means[7], sevens.mean(0))
+    axes, variances = mixture.bases[7], mixture.variances[7]
+    torch.testing.assert_close(axes @ torch.diag(variances) @ axes.T, sevens.T.cov(correction=0))
+    torch.testing.assert_close(mixture.weights, torch.full((10,), 0.1, dtype=torch.float64))
+
+
+def test_one_sample_of_one_coordinate_is_a_class_too():
+    mixture = data.class_gaussians(data.Labelled(torch.tensor([[3.0], [1.0]]), torch.tensor([1, 0])))
+    assert mixture.means.tolist() == [[1.0], [3.0]]
+    assert mixture.variances.tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 2])], ids=["none", "gap"])
+def test_classes_that_are_not_there_are_refused(labels):
+    with pytest.raises(ValueError, match="must have labels, and a sample of each class"):
+        data.class_gaussians(data.Labelled(torch.zeros(2, 1), labels))
