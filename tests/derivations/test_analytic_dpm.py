@@ -158,6 +158,7 @@ ONE_MISTAKE = [
     ("analytic-term", log(c_theta / c) + (c**2 / c_theta**2 - 1) / 2),  # the means taken for equal
     ("analytic-term-posterior", (level**2 / after**2 - 1) * Q_hat),
     ("analytic-term-posterior", (1 - after**2 / level**2) * Q_hat / 2),
+    ("analytic-term-least", log(best / c) + (best**2 / c**2 - 1) / 2),
     ("analytic-term-best", log((level**2 / after**2 - 1) * Q_hat) / 2),
 ]
 
