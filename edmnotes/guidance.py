@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from edmnotes.contract import DenoiserLike, Level, per_sample
+from edmnotes.preconditioning import Preconditioning
 
 Batch = Float[Tensor, "batch *shape"]
 
@@ -168,6 +169,35 @@ class Measured:
             misfit = (self.measurement.to(denoised) - self.forward(denoised)).reshape(len(x), -1).square().sum(1)
             (slope,) = torch.autograd.grad(-(misfit / (2 * variance)).sum(), point)
         return denoised.detach() + scale * level**2 * slope
+
+
+class Classifier(nn.Module):
+    """A network that tells the class of a noised sample: p(y | x; σ), to guide with.
+
+    Train it by :func:`edmnotes.training.fit_classifier` on samples noised as the sampler will show them; a classifier
+    of clean samples has no gradient to give at large σ.
+
+    Attributes:
+        network: called as ``network(c_in x, c_noise)``, returns logits (batch, classes), as
+            :class:`edmnotes.networks.Guide` does.
+        preconditioning: gives c_in and c_noise.
+    """
+
+    def __init__(self, network: nn.Module, preconditioning: Preconditioning) -> None:
+        super().__init__()
+        self.network = network
+        self.preconditioning = preconditioning
+
+    def forward(self, x: Batch, sigma: Level) -> Float[Tensor, "batch classes"]:
+        """Logits of the classes of the unscaled noised samples ``x``."""
+        level = per_sample(x, sigma)
+        dtype = next((p.dtype for p in self.network.parameters()), x.dtype)
+        told = self.preconditioning.c_noise(level).to(x.device, dtype).flatten().expand(len(x))
+        return self.network((self.preconditioning.c_in(level) * x).to(dtype), told)
+
+    def log_prob(self, x: Batch, sigma: Level, *, labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Log p(labels | x; σ) in nats, the potential of :class:`Tilted`."""
+        return self(x, sigma).log_softmax(1).gather(1, labels[:, None]).squeeze(1)
 
 
 def classifier_free(denoiser: DenoiserLike, scale: float, *, interval: Interval = (0.0, math.inf)) -> Extrapolated:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edmnotes import guidance, samplers, steps
+from edmnotes import data, guidance, losses, samplers, steps, training
 from edmnotes.exact import ByClass, Empirical, Gaussian, GaussianMixture
 from edmnotes.guidance import Extrapolated, Measured, Tilted, Unconditional, classifier_free
 
@@ -218,3 +218,54 @@ def test_a_measurement_without_noise_is_refused(std):
 def test_a_potential_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="one a sample"):
         Tilted(CLASSES, lambda x, sigma: x)(X, 1.0)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    config = training.Config(images=4096, warmup=1000, lr=2e-3, sigmas=losses.LogNormal(-0.6, 1.4), seed=1)
+    return training.fit_classifier(data.digits().train, config=config, progress=False)
+
+
+def test_a_classifier_tells_noised_digits_apart_and_less_so_the_noisier(classifier):
+    held_out = data.digits().held_out
+    normal = torch.randn(held_out.x.shape, generator=torch.Generator().manual_seed(0))
+    right = [(classifier(held_out.x + s * normal, s).argmax(1) == held_out.labels).float().mean() for s in (0.1, 5.0)]
+    assert right[0] > 0.85
+    assert 0.08 < right[1] < 0.4
+
+
+def test_a_classifier_s_log_probabilities_are_normalised(classifier):
+    x = torch.randn(1, 1, 8, 8).expand(10, 1, 8, 8)
+    told = classifier.log_prob(x, 0.5, labels=torch.arange(10))
+    assert float(told.exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_classifier_guides_towards_the_class_that_it_is_asked_for(classifier):
+    x, labels = 2 * torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    guided = Tilted(lambda x, sigma, **_: x, classifier.log_prob)
+    assert bool(
+        (
+            classifier.log_prob(guided(x, 0.2, labels=labels), 0.2, labels=labels)
+            > classifier.log_prob(x, 0.2, labels=labels)
+        ).all()
+    )
+
+
+def test_a_classifier_takes_one_level_a_sample(classifier):
+    x, sigmas = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 5.0])
+    alone = torch.cat([classifier(x[i : i + 1], float(s)) for i, s in enumerate(sigmas)])
+    assert torch.allclose(classifier(x, sigmas), alone, atol=1e-5)
+
+
+def test_the_same_seed_trains_the_same_classifier():
+    few = training.Config(images=128, seed=3)
+    one, same = (training.fit_classifier(data.digits().train, config=few, progress=False) for _ in range(2))
+    other = training.fit_classifier(data.digits().train, config=training.Config(images=128, seed=4), progress=False)
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.equal(one(x, 1.0), same(x, 1.0))
+    assert not torch.equal(one(x, 1.0), other(x, 1.0))
+
+
+def test_a_classifier_of_points_is_refused():
+    with pytest.raises(ValueError, match="a classifier needs images"):
+        training.fit_classifier(data.moons(10))
