@@ -435,7 +435,8 @@ class NoiseMoments:
 
     Attributes:
         sigmas: the levels, float64.
-        square: E[ε̂²], shape (levels, \*shape); its mean over the coordinates is Γ, ``analytic-noise-square``.
+        square: E[ε̂²], shape (levels, \*shape); its mean over the coordinates is Γ, ``analytic-noise-square``. What the
+            drawn ε² have by chance above or below 1 is taken out, as far as ε̂² went along with it.
         residual: E[(ε − ε̂)²], the same shape; its mean is 1 − Γ for the ideal denoiser, and larger for any other.
     """
 
@@ -485,9 +486,20 @@ def noise_moments(
         for part in torch.arange(len(clean), device=clean.device).split(batch):
             own = {k: v[part] if isinstance(v, Tensor) and v.shape[:1] == x0.shape[:1] else v for k, v in cond.items()}
             missed[part] = (clean[part] - denoiser(noised[part], sigma, **own).to(clean)) / sigma  # ε̂ − ε, no 0/0
-        squares.append((drawn + missed).square().mean(0))
+        squares.append(_mean_beside(drawn + missed, drawn))
         residuals.append(missed.square().mean(0))
     return NoiseMoments(levels, *(torch.stack(found).to("cpu", torch.float64) for found in (squares, residuals)))
+
+
+def _mean_beside(guess: Tensor, drawn: Tensor) -> Tensor:
+    """The mean of ε̂² with ε² as a control variate, whose mean is 1.
+
+    At high levels ε̂ is almost ε, and what is wanted, 1 − Γ, is far below the chance deviation of a mean of squares.
+    """
+    square, known = guess.square(), drawn.square()
+    deviation = known - known.mean(0)
+    slope = (square * deviation).mean(0) / deviation.square().mean(0).clamp(min=1e-300)  # 0 for a single sample
+    return square.mean(0) - slope * (known.mean(0) - 1)
 
 
 def _require_levels(levels: Tensor) -> None:

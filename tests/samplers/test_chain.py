@@ -317,11 +317,22 @@ def test_moments_do_not_depend_on_the_batch_and_conditions_go_with_their_samples
 
 
 def test_the_moments_of_a_denoiser_that_knows_the_data_are_one_and_nothing():
+    """ε̂ = ε: however few the draws, Γ is 1 and not their mean square. A single draw is taken as it is."""
     x0 = torch.full((4, 2), 0.7, dtype=torch.float64)
-    moments = noise_moments(lambda y, sigma: torch.full_like(y, 0.7), x0, ONE, noise=PerSample(range(4)))
-    drawn = PerSample(range(4)).normal((2,))
-    torch.testing.assert_close(moments.square[0], drawn.square().mean(0), rtol=1e-12, atol=0)
-    assert float(moments.residual.abs().max()) == 0
+    for count in (4, 1):
+        moments = noise_moments(lambda y, _: torch.full_like(y, 0.7), x0[:count], ONE, noise=PerSample(range(count)))
+        drawn = PerSample(range(count)).normal((2,)).square().mean(0)
+        expected = torch.ones(2).double() if count == 4 else drawn
+        torch.testing.assert_close(moments.square[0], expected, rtol=1e-12, atol=0)
+        assert float(moments.residual.abs().max()) == 0
+        assert float((drawn - 1).abs().min()) > 0.05
+
+
+def test_the_noise_square_is_exact_where_it_matters_to_more_digits_than_a_mean_square():
+    """At σ = 20 the share 1 − Γ of N(0, 0.25) is 6e-4; a mean of 20 000 squares has a standard error of 1e-2."""
+    x0 = 0.5 * seeded(0)(torch.empty(20_000).double())
+    share = 1 - noise_moments(DATA, x0, 20 * ONE, noise=seeded(1)).square
+    assert float(share) == pytest.approx(0.25 / 400.25, rel=0.75)  # three standard errors
 
 
 # One family.
