@@ -22,6 +22,10 @@ def test_certain_answers_of_equal_frequency_score_the_number_of_classes(classes)
     assert metrics.inception_score(certain) == pytest.approx(classes, rel=1e-14)
 
 
+def test_what_a_softmax_in_half_precision_leaves_of_a_sum_does_not_count():
+    assert metrics.inception_score(1.00005 * torch.eye(3, dtype=torch.float64)) == pytest.approx(3, rel=1e-14)
+
+
 def test_equal_answers_score_one():
     assert metrics.inception_score(answers(1, 10, 0).expand(20, -1)) == pytest.approx(1, rel=1e-14)
 

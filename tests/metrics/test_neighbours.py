@@ -73,6 +73,8 @@ def test_regions_by_hand():
     real, samples = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[4.0], [5.5], [6.5]])
     assert metrics.precision_recall(samples, real, k=1) == metrics.PrecisionRecall(1 / 3, 1 / 3)
     assert metrics.precision_recall(samples, real, k=2).precision == 2 / 3  # radii 3, 2, 3
+    edges = torch.tensor([[-1.0], [5.0], [5.001], [9.0]])  # a ball has its edge
+    assert metrics.precision_recall(edges, real, k=1).precision == 1 / 2
 
 
 def test_a_dropped_mode_costs_recall_and_a_foreign_one_precision():
