@@ -32,6 +32,7 @@ ROOMS = (
     "steps",
     "targets",
     "training",
+    "variational",
 )
 
 
