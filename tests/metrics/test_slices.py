@@ -67,6 +67,8 @@ def test_points_of_no_width_are_a_mixture_too():
     x = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
     assert metrics.sliced_wasserstein_to(mixture, x, torch.ones(1, 1)) < 1e-12
     assert metrics.sliced_wasserstein_to(mixture, x + 2, torch.ones(1, 1)) == pytest.approx(2)
+    three = GaussianMixture([[0.0], [1.0], [2.0]], 0.0)  # the search begins on a point
+    assert metrics.sliced_wasserstein_to(three, torch.tensor([[0.0], [1.0], [2.0]]), torch.ones(1, 1)) < 1e-12
 
 
 def test_quantiles_of_a_normal_law():
