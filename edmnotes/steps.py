@@ -1,7 +1,7 @@
 """Noise levels to sample at: rules that place n levels between σ_max and σ_min, then 0.
 
-Taught in the chapter ``deterministic``. Levels are float64 on the CPU, strictly decreasing, in units of the data. With
-n = 1 the only level above 0 is ``sigma_max``.
+Taught in the chapters ``deterministic`` and ``ddim``. Levels are float64 on the CPU, strictly decreasing, in units of
+the data. With n = 1 the only level above 0 is ``sigma_max``.
 """
 
 import math
