@@ -23,7 +23,7 @@ from sympy.tensor.indexed import IndexedBase
 
 from edmnotes.derivations.core import Call, Derivation, Step, derivation, solve_for
 from edmnotes.derivations.forward import E, expectation
-from edmnotes.derivations.tweedie import IDEAL_ANY, KERNEL, ONE, VARIANCE_ANY, b, over_line, y
+from edmnotes.derivations.tweedie import IDEAL_ANY, KERNEL, ONE, VARIANCE_ANY, b, over_line, sigma, y
 from edmnotes.derivations.tweedie import a as lowest
 
 DEFINITIONS = {
@@ -33,7 +33,7 @@ DEFINITIONS = {
 
 x, x0, D, eps, nu, nu_hat = symbols(r"x x_0 D \varepsilon \nu \hat\nu", real=True)
 m, m_theta = symbols(r"m m_\theta", real=True)
-level, after = symbols(r"\sigma \sigma'", positive=True)
+level, after = sigma, Symbol(r"\sigma'", positive=True)
 c, k, C, C_bar, V, v, Q, Q_hat, Gamma = symbols(r"c k C \bar{C} V v Q \hat{Q} \Gamma", positive=True)
 c_theta, best, least, most, cap = symbols(r"c_\theta c_* c_{\min} c_{\max} c_{\text{data}}", positive=True)
 s0, s1, beta, alpha_bar0, alpha_bar1 = symbols(r"s_{t-1} s_t \beta_t \bar\alpha_{t-1} \bar\alpha_t", positive=True)
