@@ -19,6 +19,7 @@ ROOMS = [
     "test_likelihood.py",
     "test_results.py",
     "samplers",
+    "variational",
 ]
 
 
