@@ -212,7 +212,11 @@ def test_the_extended_variances_are_those_of_the_next_state_given_x(eta):
     mean = (weight * centre).sum(1)
     exact = step.kept + (weight * (centre - mean[:, None]) ** 2).sum(1)
     square, guess = (weight * eps**2).sum(1), (weight * eps).sum(1)
-    for variance in (NoiseSquare(lambda y, sigma: square), Residual(lambda y, sigma: square - guess**2)):
+
+    def at_its_level(value):
+        return lambda y, sigma: value * (sigma == step.sigma)
+
+    for variance in (NoiseSquare(at_its_level(square)), Residual(at_its_level(square - guess**2))):
         found_mean, spread = step_of(step, math.sqrt(step.alpha_bar) * y, variance)
         torch.testing.assert_close(found_mean, mean, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(spread**2, exact, rtol=1e-5, atol=1e-6)
