@@ -71,7 +71,7 @@ class PrecisionRecall:
 def precision_recall(
     samples: Float[Tensor, "n features"], real: Float[Tensor, "m features"], *, k: int = 3
 ) -> PrecisionRecall:
-    """Precision and recall of regions (Kynkäänniemi et al. 2019, eqs. 1 and 2; labels ``precision`` and ``recall``).
+    """Precision and recall of regions (Kynkäänniemi et al. 2019, eqs. 1 and 2; label ``region``).
 
     The region of a set is the union of balls, one about each of its points, that reach to the k-th nearest other point
     of the set. Precision is the share of the samples in the region of the real data, recall the share of the real data
