@@ -208,6 +208,7 @@ def few_samples() -> Derivation:
                 Limit((sqrt(v + e) - sqrt(v)) ** 2 / e**2, e, 0, "+"),
                 1 / (4 * v),
                 "a small change e of a variance, to second order",
+                name=Symbol(r"\mathcal{Q}"),
             ),
             Step(
                 "frechet-bias",
