@@ -29,7 +29,7 @@ DEFINITIONS = {
 }
 
 alpha, earlier, posterior = symbols(r"\alpha_t \bar\alpha_{t-1} \tilde\beta_t", positive=True)
-c, C, z, Q = symbols("c C z Q", positive=True)
+c, C, z, varrho = symbols(r"c C z \varrho", positive=True)
 m, m_theta, turn = symbols(r"m m_\theta v", real=True)
 H = Function("H", positive=True)
 
@@ -338,7 +338,7 @@ def step_back() -> Derivation:
                 expectation(mean(x0), clean),
                 (x_t + beta * S) / sqrt(alpha),
                 "the mean is linear in the clean point, whose mean given x is D",
-                name=Symbol("M"),
+                name=Symbol("m_*", real=True),
                 given={D: (x_t + (1 - alpha_bar) * S) / sqrt(alpha_bar), **CHAIN},
                 assuming=SMALL,
             ),
@@ -454,7 +454,7 @@ def learned_variance() -> Derivation:
     """The bound as a function of the variance of the step back: its slope, its best value, what that gains."""
 
     def share(variance: Expr) -> Expr:
-        return divergence(posterior, Q, variance)
+        return divergence(posterior, varrho, variance)
 
     squared = Symbol("c^2", positive=True)
     flat = solve_for([Eq(Derivative(share(squared), squared).doit(), 0)], [squared])[squared]
@@ -472,15 +472,15 @@ def learned_variance() -> Derivation:
             Step(
                 "learned-variance-best",
                 flat,
-                posterior + Q,
+                posterior + varrho,
                 "the slope is 0 on average",
             ),
             Step(
                 "learned-variance-gain",
-                share(posterior) - share(posterior + Q),
-                Rational(1, 2) * (Q / posterior - log(1 + Q / posterior)),
+                share(posterior) - share(posterior + varrho),
+                Rational(1, 2) * (varrho / posterior - log(1 + varrho / posterior)),
                 "put both variances in",
-                name=H(posterior) - H(posterior + Q),
+                name=H(posterior) - H(posterior + varrho),
             ),
         ],
     )

@@ -14,7 +14,6 @@ from edmnotes.derivations.ddpm import (
     MISS,
     VARIANCE,
     C,
-    Q,
     S,
     alpha,
     alpha_bar,
@@ -34,6 +33,7 @@ from edmnotes.derivations.ddpm import (
     sigma,
     t,
     turn,
+    varrho,
     x0,
     x_t,
 )
@@ -94,7 +94,7 @@ def test_the_gain_of_the_best_variance_is_the_bounds_own_difference():
     """By a plain minimum over numbers, without a derivative."""
     squared, miss = 0.3, 0.2
     share = [float(divergence(Rational(3, 10), Rational(1, 5), Rational(n, 1000))) for n in range(301, 900, 4)]
-    gain = STEPS["learned-variance-gain"].rhs.subs({posterior: squared, Q: miss})
+    gain = STEPS["learned-variance-gain"].rhs.subs({posterior: squared, varrho: miss})
     start = float(divergence(Rational(3, 10), Rational(1, 5), Rational(3, 10)))
     assert start - min(share) == pytest.approx(float(gain), rel=1e-3)
     assert 301 + 4 * min(range(len(share)), key=share.__getitem__) == pytest.approx(500, abs=4)
@@ -157,10 +157,10 @@ ONE_MISTAKE = [
     ("chain-last-step", x_t),
     ("learned-variance-slope", log(beta / posterior) / 2 * (1 - posterior / c**2)),
     ("learned-variance-slope", -log(beta / posterior) / 2 * (1 - (posterior + MISS) / c**2)),
-    ("learned-variance-best", Q),
-    ("learned-variance-best", posterior + Q**2),
-    ("learned-variance-gain", Q / (2 * posterior)),
-    ("learned-variance-gain", log(1 + Q / posterior) / 2),
+    ("learned-variance-best", varrho),
+    ("learned-variance-best", posterior + varrho**2),
+    ("learned-variance-gain", varrho / (2 * posterior)),
+    ("learned-variance-gain", log(1 + varrho / posterior) / 2),
 ]
 
 
