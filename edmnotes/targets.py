@@ -1,8 +1,7 @@
 r"""What a network may be asked for: x_0, the noise, the score, v, or the velocity; all conversions in one place.
 
 Everything is in unscaled coordinates, ``x = x_0 + σ ε``. Each target is a linear function of x and D(x; σ), so knowing
-one is knowing all. Taught in the chapters ``preconditioning``, as choices of c_skip and c_out, and ``ddpm``, in DDPM's
-letters.
+one is knowing all. Taught in the chapters ``preconditioning`` and ``ddpm``; each is a choice of c_skip and c_out.
 
 ``denoised(value, x, sigma)`` turns a prediction into D, ``value(denoised, x, sigma)`` turns D into a prediction, and
 :func:`convert` goes from one target to another. ``sigma`` is one level or one a sample.
