@@ -41,6 +41,8 @@ from edmnotes.derivations.forward import E, expectation, h, remainder
 DEFINITIONS = {
     "evidence": "the model, with its latent added up",
     "elbo": "the bound, by its definition; that it is one is derived",
+    "hvae-middle": "a term of the bound, named",
+    "hvae-top": "a term of the bound, named",
     "iwae": "the bound of Burda et al. 2016, by its definition",
 }
 
@@ -494,6 +496,7 @@ def hierarchy() -> Derivation:
     posteriors = {r1(z1): likelihood(z1) * above / Z, r2(z1, z2): p1(z1, z2) * p2(z2) / above}
     weight = likelihood(z1) * p1(z1, z2) * p2(z2) / (q1(z1) * q2(z1, z2))
     bound = first(second(q1(z1) * q2(z1, z2) * log(weight)))
+    middle, top = symbols("M H", real=True)
     few = [n < 3]  # for the numbers only; the algebra keeps n
     return Derivation(
         "A hierarchy of latents",
@@ -508,12 +511,14 @@ def hierarchy() -> Derivation:
             Step(
                 "hvae-terms",
                 bound,
-                first(q1(z1) * log(likelihood(z1)))
-                - first(second(q1(z1) * q2(z1, z2) * log(q1(z1) / p1(z1, z2))))
-                - first(q1(z1) * second(q2(z1, z2) * log(q2(z1, z2) / p2(z2)))),
+                first(q1(z1) * log(likelihood(z1))) - middle - top,
                 "split the logarithm; each level meets the one above it",
                 name=L,
-                given=encoders,
+                given={
+                    middle: first(q1(z1) * second(q2(z1, z2) * log(q1(z1) / p1(z1, z2)))),
+                    top: first(q1(z1) * second(q2(z1, z2) * log(q2(z1, z2) / p2(z2)))),
+                    **encoders,
+                },
                 assuming=few,
             ),
             Step(
