@@ -1,7 +1,7 @@
 r"""Guidance: denoisers made of denoisers, which steer what any sampler draws.
 
-Taught in the chapters ``guidance`` and ``inverse_problems``. Adding σ² ∇ log h(x; σ) to a denoiser multiplies the
-density that its score belongs to by h, by Tweedie's formula. Every form of guidance is that sentence with an h of its
+Taught in the chapters ``guidance`` and ``inverse_problems``. Adding σ² ∇ log φ(x; σ) to a denoiser multiplies the
+density that its score belongs to by φ, by Tweedie's formula. Every form of guidance is that sentence with a φ of its
 own: a classifier's p(y | x; σ), a similarity, a ratio of two models, the likelihood of a measurement.
 
 What each returns answers ``denoiser(x, sigma, **cond)`` again, so that forms of guidance can be put into one another
@@ -24,7 +24,7 @@ from edmnotes.preconditioning import Preconditioning
 Batch = Float[Tensor, "batch *shape"]
 
 Potential = Callable[..., Float[Tensor, " batch"]]
-"""A function ``potential(x, sigma, **cond)`` that returns log h(x; σ) of each sample in nats, differentiable in x."""
+"""A function ``potential(x, sigma, **cond)`` that returns log φ(x; σ) of each sample in nats, differentiable in x."""
 
 Interval = tuple[float, float]
 """Lowest and highest noise level."""
@@ -47,18 +47,18 @@ class Unconditional:
 
 @dataclass(frozen=True)
 class Tilted:
-    """D + scale · σ² ∇ log h: the score of p(x; σ) h(x; σ)^scale, equation ``guided-denoiser``.
+    """D + scale · σ² ∇ log φ: the score of p(x; σ) φ(x; σ)^scale, equation ``guided-denoiser``.
 
-    Classifier guidance has h = p(y | x; σ) (Dhariwal and Nichol 2021, section 4); similarity guidance
-    log h = a similarity of x with what is asked for. Scale and gradient work at zero stochasticity too, where the shift
-    of a chain's mean by its variance times the gradient would vanish. With h = p(y | x; σ) and scale 1 the result is
-    the conditional denoiser. With any other scale it is *not* the denoiser of p(x_0) h(x_0)^scale smoothed.
+    Classifier guidance has φ = p(y | x; σ) (Dhariwal and Nichol 2021, section 4); similarity guidance
+    log φ = a similarity of x with what is asked for. Scale and gradient work at zero stochasticity too, where the shift
+    of a chain's mean by its variance times the gradient would vanish. With φ = p(y | x; σ) and scale 1 the result is
+    the conditional denoiser. With any other scale it is *not* the denoiser of p(x_0) φ(x_0)^scale smoothed.
 
     The denoiser gets the same conditions as the potential; wrap it in :class:`Unconditional` where it should not.
 
     Attributes:
         denoiser: D(x; σ), to be steered.
-        potential: log h(x; σ), see :data:`Potential`.
+        potential: log φ(x; σ), see :data:`Potential`.
         scale: factor on the gradient; 0 leaves D as it is.
         interval: noise levels at which the potential acts; all by default.
 
