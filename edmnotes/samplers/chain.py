@@ -28,7 +28,8 @@ class ChainStep:
         eta: η = λ / √β̃; 1 is the posterior of DDPM's forward chain, 0 is DDIM.
 
     Raises:
-        ValueError: if the levels do not fall, or η is negative or so large that λ² is above 1 − ᾱ'.
+        ValueError: if the levels do not fall, or η is negative or so large that λ² is above 1 − ᾱ', which at level 0
+            is any η above 1.
     """
 
     sigma: float
@@ -382,7 +383,7 @@ def ddim(
             for a fresh start where σ is large, s σ ε in general.
         sigmas: strictly decreasing noise levels, the last one 0 (see :func:`edmnotes.steps.quadratic`); in units of the
             data.
-        eta: η = λ/√β̃, from 0 to 1, or as far above as λ² stays below 1 − ᾱ' in every step.
+        eta: η = λ/√β̃, from 0 to 1.
         variance: of the noise of a step; the default is λ² itself (see :func:`ddpm`).
         noise: standard normal noise like its argument; the default draws from torch's global generator (see
             :class:`edmnotes.noise.PerSample`).

@@ -494,7 +494,7 @@ def test_eta_above_one_is_legal_until_the_new_noise_is_all_there_is():
         ChainStep(7.0, 1.5, 1.000001 * largest)
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("eta", [-0.1, 1.01, 1.5, float("nan"), float("inf")])  # 1.01 is possible in the first step
 def test_an_impossible_eta_is_refused_before_the_first_step(eta):
     with pytest.raises(ValueError, match=f"eta = {eta}"):
         ddim(lambda *_: pytest.fail("the denoiser was called"), ONE, LEVELS, eta=eta)
