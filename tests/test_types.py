@@ -18,6 +18,7 @@ ROOMS = [
     "test_networks.py",
     "test_likelihood.py",
     "test_results.py",
+    "metrics",
     "samplers",
     "variational",
 ]

@@ -10,7 +10,7 @@ from edmnotes import metrics
 
 
 class StandIn(torch.nn.Module):
-    """Takes what torch-fidelity's network takes; its features are the first pixel's channels."""
+    """Takes what torch-fidelity's network takes; its features are the first pixel's channels, over and over."""
 
     def __init__(self, name, features_list, feature_extractor_weights_path=None):
         super().__init__()
@@ -20,7 +20,7 @@ class StandIn(torch.nn.Module):
     def forward(self, x):
         assert x.dtype == torch.uint8
         assert x.shape[1] == 3
-        return x[:, :, 0, 0].float(), self.weights * x[:, :2, 0, 0].float()
+        return x[:, :, 0, 0].float().repeat(1, 683)[:, :2048], self.weights * x[:, :2, 0, 0].float()
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def inception(tmp_path, monkeypatch):
 
 def test_images_become_bytes_and_grey_becomes_colour(inception):
     x = torch.tensor([-1.0, 0.0, 1.0, 7.0]).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
-    assert inception.features(x).tolist() == [[level] * 3 for level in (0, 128, 255, 255)]
+    assert inception.features(x).tolist() == [[level] * 2048 for level in (0, 128, 255, 255)]
     assert inception(x).tolist() == [[3 * level] * 2 for level in (0, 128, 255, 255)]
-    assert inception.features(torch.zeros(5, 3, 4, 4)).shape == (5, 3)
+    assert inception.features(torch.zeros(5, 3, 4, 4)).shape == (5, 2048)
 
 
 def test_images_of_another_shape_are_refused(inception):
