@@ -1,6 +1,6 @@
 r"""Distributions whose denoiser is known in closed form: what every algorithm meets before it meets a network.
 
-Taught in the chapter ``tweedie``.
+Taught in the chapters ``tweedie`` and ``inverse_problems``.
 
 Each is smoothed by Gaussian noise, ``p(x; σ) = p_0 * N(0, σ² I)``, and answers for every σ ≥ 0: the denoiser
 D(x; σ) = E[x_0 | x] by being called, ``score``, ``log_prob`` (nats), ``posterior_cov`` and ``sample``.
@@ -163,6 +163,44 @@ class GaussianMixture:
         if self.bases is None:
             return between + torch.diag_embed((share * within).sum(1))
         return between + torch.einsum("bki,kji,kli->bjl", share * within, self.bases.to(x), self.bases.to(x))
+
+    def given(
+        self, forward: Float[Tensor, "measured dim"], measurement: Float[Tensor, " measured"], std: float
+    ) -> "GaussianMixture":
+        """The mixture that remains when y = A x_0 + std · noise has been measured, equations of ``inverse_problems``.
+
+        Each component is conditioned as a Gaussian is (``measured-mean``, ``measured-covariance``), and weighted by how
+        well it had foreseen the measurement (``evidence``).
+
+        Args:
+            forward: A, from the flattened sample.
+            measurement: y.
+            std: standard deviation of the measurement's noise, above 0.
+
+        Raises:
+            ValueError: if the shapes do not fit, or ``std`` is not positive.
+        """
+        matrix, seen = _float64(forward), _float64(measurement)
+        count, dim = len(self.means), self.means[0].numel()
+        if matrix.ndim != 2 or matrix.shape[1] != dim or seen.shape != matrix.shape[:1]:
+            raise ValueError(
+                f"forward has shape {tuple(matrix.shape)}, measurement {tuple(seen.shape)}; "
+                f"they must be (m, {dim}) and (m,)"
+            )
+        if not 0 < std < math.inf:
+            raise ValueError(f"std = {std}; the measurement needs noise of a positive, finite std, e.g. 0.05")
+        means = self.means.reshape(count, dim)
+        covs = torch.diag_embed(self.variances.expand(count, dim))
+        if self.bases is not None:
+            covs = self.bases @ covs @ self.bases.mT
+        foreseen = matrix @ covs @ matrix.T + std**2 * torch.eye(len(matrix), dtype=torch.float64)
+        gain = torch.linalg.solve(foreseen, matrix @ covs).mT
+        surprise = seen - means @ matrix.T
+        kept = covs - gain @ matrix @ covs
+        evidence = torch.distributions.MultivariateNormal(means @ matrix.T, foreseen).log_prob(seen)
+        weights = (self.weights.log() + evidence).softmax(0).clamp(min=torch.finfo(torch.float64).tiny)
+        after = means + torch.einsum("kim,km->ki", gain, surprise)
+        return GaussianMixture(after.reshape(self.means.shape), weights=weights, covs=(kept + kept.mT) / 2)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n *shape"]:
         """Draw ``n`` samples in float64."""

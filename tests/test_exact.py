@@ -406,3 +406,51 @@ def test_classes_that_do_not_fit_are_refused():
         ByClass([])
     with pytest.raises(ValueError, match="weights has shape"):
         ByClass([Gaussian(0.0, 1.0)], [1.0, 2.0])
+
+
+MEASURED = GaussianMixture(
+    [[-1.0, 0.0], [1.0, 1.0]], weights=[1, 3], covs=[[[0.5, 0.3], [0.3, 0.2]], [[1.0, 0.0], [0.0, 0.1]]]
+)
+
+
+@pytest.mark.parametrize(
+    "forward", [[[1.0, 0.0]], [[0.5, -2.0]], [[1.0, 0.0], [0.3, 1.0]]], ids=["one", "slanted", "two"]
+)
+def test_a_measured_mixture_is_bayes_rule_on_the_densities(forward):
+    """log p(x | y) − log p(x) − log p(y | x) is one constant for all x."""
+    matrix = torch.tensor(forward, dtype=torch.float64)
+    seen, std = torch.tensor([0.7, -0.4], dtype=torch.float64)[: len(matrix)], 0.3
+    x = torch.randn(40, 2, generator=seeded(), dtype=torch.float64)
+    likelihood = -((seen - x @ matrix.T) ** 2).sum(1) / (2 * std**2)
+    left = MEASURED.given(matrix, seen, std).log_prob(x, 0.0) - MEASURED.log_prob(x, 0.0) - likelihood
+    assert float(left.max() - left.min()) < 1e-9
+
+
+def test_a_measurement_with_much_noise_changes_nothing():
+    x = torch.randn(10, 2, generator=seeded(), dtype=torch.float64)
+    after = MEASURED.given(torch.eye(2, dtype=torch.float64), torch.zeros(2), 1e6)
+    assert torch.allclose(after.log_prob(x, 0.1), MEASURED.log_prob(x, 0.1), atol=1e-6)
+
+
+def test_a_mixture_on_the_line_and_one_of_images_can_be_measured():
+    line = GaussianMixture([-1.0, 2.0], [0.5, 0.1]).given(torch.ones(1, 1), torch.tensor([1.9]), 0.2)
+    assert line.means.shape == (2,)
+    assert float(line.weights[1]) > 0.99
+    images = GaussianMixture(torch.zeros(1, 1, 2, 2), 1.0).given(torch.ones(1, 4), torch.tensor([4.0]), 0.1)
+    assert images.means.shape == (1, 1, 2, 2)
+    assert torch.allclose(images.means, torch.full((1, 1, 2, 2), 4 / 4.01, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("forward", "seen", "std", "named"),
+    [
+        (torch.ones(1, 3), torch.ones(1), 1.0, "forward has shape"),
+        (torch.ones(1, 2), torch.ones(2), 1.0, "measurement"),
+        (torch.ones(1, 2), torch.ones(1), 0.0, "std = 0"),
+        (torch.ones(1, 2), torch.ones(1), math.nan, "std = nan"),
+    ],
+    ids=["wide", "long", "zero", "nan"],
+)
+def test_measurements_that_do_not_fit_are_refused(forward, seen, std, named):
+    with pytest.raises(ValueError, match=named):
+        MEASURED.given(forward, seen, std)
