@@ -182,6 +182,17 @@ def test_shapes_and_dtypes(latents, dtype):
     assert float(drawn.abs().max()) <= 1
 
 
+def test_pictures_are_expected_grey_levels_and_no_means_beyond_them():
+    """The end bins are open: a mean far below the darkest level is as good as any, and no grey level."""
+    model = made()
+    with torch.no_grad():
+        model.decoders[0].mean.bias.copy_(torch.linspace(-9, 9, 16))
+    drawn = model.sample(5, generator=torch.Generator().manual_seed(0)).flatten(1)
+    assert float(drawn.abs().max()) <= 1
+    torch.testing.assert_close(drawn[:, [0, 15]], torch.tensor([-1.0, 1.0]).expand(5, 2))
+    torch.testing.assert_close(model.reconstruct(GREY).flatten(1)[:, 0], torch.full((40,), -1.0))
+
+
 @pytest.mark.parametrize("latents", [(3,), (4, 2)], ids=str)
 def test_training_lowers_the_bound_and_repeats(latents):
     first, again = made(latents), made(latents)
