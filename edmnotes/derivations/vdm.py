@@ -6,7 +6,10 @@ q_i = q(x_i | x_{i-1}); beside them stand the marginal q̄_i = q(x_i | x_0) and 
 Φ(σ) is the mean squared error of a denoiser at a level, Ψ(ℓ) that of its guess of the noise at σ² = e^ℓ.
 """
 
+from typing import Any
+
 from sympy import (
+    Add,
     Derivative,
     Eq,
     Expr,
@@ -15,19 +18,22 @@ from sympy import (
     Integral,
     Limit,
     Rational,
+    Subs,
     Sum,
     Symbol,
     exp,
+    expand_log,
     log,
     oo,
     pi,
     sqrt,
     symbols,
 )
+from sympy.tensor.indexed import Indexed
 
 from edmnotes.derivations.core import Derivation, Step, derivation, solve_for
 from edmnotes.derivations.fokker_planck import NORMAL, normal
-from edmnotes.derivations.forward import E, expectation, h, normal_moment, r, sigma_max, sigma_min, t, v
+from edmnotes.derivations.forward import E, expectation, h, r, sigma_max, sigma_min, t, v
 from edmnotes.derivations.likelihood import mean_over_normal
 
 DEFINITIONS = {
@@ -50,20 +56,48 @@ q_here, p_here, p_after, q_bar, q_bar0, q_tilde = symbols(
 Phi, Psi = (Function(name, positive=True) for name in (r"\Phi", r"\Psi"))
 ell = Function(r"\ell", real=True)
 ell_min, ell_max = symbols(r"\ell_{\min} \ell_{\max}", real=True)
-bound = Symbol(r"\mathcal{L}", positive=True)
+bound = Symbol(r"\mathcal{I}", positive=True)
 
 MEAN = x0 + below**2 / level**2 * (x - x0)
 VARIANCE = below**2 * (1 - below**2 / level**2)
 LOWER = [level > below]
 ONE = Rational(1)
-MOMENTS = {**NORMAL, 4: normal_moment(4)}
-NO_SPLIT = "SymPy does not split off the ends of a sum with a symbolic number of terms"
+MOMENTS = {**NORMAL, 4: Subs(Derivative(exp(h**2 / 2), (h, 4)), h, 0)}  # by the moment-generating function
 NO_SUBSTITUTION = "SymPy does not substitute in the integral of a function that it does not know"
+
+
+class LogSum(Sum):
+    """A sum of logarithms over i, whose ends SymPy does not split off by itself.
+
+    ``doit`` takes the logarithms apart, shifts every sequence to the index i, and leaves the terms 2 … N − 1 of each as
+    a sum, the others as they are; with numbers for limits it is written out.
+    """
+
+    def doit(self, **hints: Any) -> Expr:
+        """Return the sums of single sequences from 2 to N − 1, and what lies outside."""
+        ((index, first, final),) = self.limits
+        if final.is_number:
+            return Add(*(self.function.subs(index, value) for value in range(first, final + 1)))
+        total: Expr = Rational(0)
+        for term in Add.make_args(expand_log(self.function, force=True)):
+            (sequence,) = term.atoms(Indexed)
+            shift = sequence.indices[0] - index
+            plain = term.subs(index, index - shift)
+            start, end = first + shift, final + shift
+            below = [plain.subs(index, value) for value in range(start, 2)]
+            above = [plain.subs(index, N + value) for value in range(end - N + 1)]
+            total += Add(*below, Sum(plain, (index, 2, N - 1)), *above)
+        return total
+
+
+def log_normal(at: Expr, centre: Expr, std: Expr) -> Expr:
+    """The logarithm of the density of N(centre, std²), taken apart."""
+    return expand_log(log(normal(at, centre, std)), force=True)
 
 
 def relative_entropy(mean: Expr, std: Expr, other_mean: Expr, other_std: Expr) -> Expr:
     """The mean of log N(x; mean, std²) − log N(x; other_mean, other_std²) under the first."""
-    ratio = (log(normal(x, mean, std)) - log(normal(x, other_mean, other_std))).expand(force=True)
+    ratio = log_normal(x, mean, std) - log_normal(x, other_mean, other_std)
     return mean_over_normal(ratio, mean, std)
 
 
@@ -121,7 +155,7 @@ def bridge() -> Derivation:
             ),
             Step(
                 "bridge-bayes",
-                normal(before, MEAN.subs(at), sqrt(VARIANCE.subs(at))),
+                normal(before, MEAN.subs(at), level0 * sqrt(level1**2 - level0**2) / level1),
                 q_here * q_bar0 / q_bar,
                 "Bayes' rule, with all the factors in front",
                 name=q_tilde,
@@ -140,26 +174,24 @@ def bridge() -> Derivation:
 def two_forms() -> Derivation:
     """One logarithm, sorted in two ways."""
     p, q, marginal, posterior = (IndexedBase(name, positive=True) for name in ("p", "q", r"\bar{q}", r"\tilde{q}"))
-    model = Sum(log(p[i]), (i, 1, N + 1))
+    model = LogSum(log(p[i]), (i, 1, N + 1))
     by_bayes = log(posterior[i]) + log(marginal[i]) - log(marginal[i - 1])
     return Derivation(
         "Two forms of the bound",
         [
             Step(
                 "consistency-elbo",
-                model - Sum(log(q[i]), (i, 1, N)),
-                log(p[1]) + Sum(log(p[i + 1] / q[i]), (i, 1, N - 1)) + log(p[N + 1] / q[N]),
+                model - LogSum(log(q[i]), (i, 1, N)),
+                log(p[1]) + LogSum(log(p[i + 1] / q[i]), (i, 1, N - 1)) + log(p[N + 1] / q[N]),
                 "each point is reached by the encoder from one side, by the model from the other",
                 name=L,
-                by_numbers=NO_SPLIT,
             ),
             Step(
                 "denoising-elbo",
-                model - log(marginal[1]) - Sum(by_bayes, (i, 2, N)),
-                log(p[1]) + Sum(log(p[i] / posterior[i]), (i, 2, N)) + log(p[N + 1] / marginal[N]),
+                model - log(marginal[1]) - LogSum(by_bayes, (i, 2, N)),
+                log(p[1]) + LogSum(log(p[i] / posterior[i]), (i, 2, N)) + log(p[N + 1] / marginal[N]),
                 "Bayes' rule in all steps but the first; the marginals cancel in pairs",
                 name=L,
-                by_numbers=NO_SPLIT,
             ),
         ],
     )
@@ -175,7 +207,7 @@ def terms() -> Derivation:
     snr0, snr1 = alpha_bar0 / (1 - alpha_bar0), alpha_bar / (1 - alpha_bar)
     against_a_step = relative_entropy(before, sqrt(last**2 - last_but_one**2), Rational(0), last)
     drawn = against_a_step.subs(before, x0 + last_but_one * eps)
-    to_zero = (log(normal(x, x0, last)) - log(normal(x, 0, last))).expand(force=True)
+    to_zero = log_normal(x, x0, last) - log_normal(x, Rational(0), last)
     return Derivation(
         "The terms of the bound",
         [
@@ -250,7 +282,7 @@ def monte_carlo() -> Derivation:
         [
             Step(
                 "log-ratio",
-                (log(normal(drawn, m, c)) - log(normal(drawn, m - apart, c))).expand(force=True),
+                log_normal(drawn, m, c) - log_normal(drawn, m - apart, c),
                 K + sqrt(2 * K) * eps,
                 "the logarithm is linear in the noise",
                 name=log(q_tilde / p_here),
@@ -298,7 +330,7 @@ def more_steps() -> Derivation:
     deviation = D - x0
     at_the_data = relative_entropy(x0, sigma_max, Rational(0), sqrt(v + sigma_max**2))
     first_error = v * sigma_min**2 / (v + sigma_min**2)
-    decoder = (-log(normal(y, 0, sqrt(first_error)))).expand(force=True)
+    decoder = -log_normal(y, Rational(0), sqrt(first_error))
 
     def cost(upper: Expr, lower: Expr) -> Expr:
         return step_cost(upper, lower, Phi(upper))
@@ -356,7 +388,7 @@ def schedule() -> Derivation:
     """The bound on the clock ℓ = log σ², and which density of ℓ estimates it with the least variance."""
     q, there, A, price = symbols(r"q M A \Lambda", positive=True)
     M, density, time = (Function(name, positive=True) for name in ("M", "q", "t"))
-    estimate = Symbol(r"\hat{\mathcal{L}}", positive=True)
+    estimate = Symbol(r"\hat{\mathcal{I}}", positive=True)
     now = Symbol(r"\ell", real=True)
     span = (r, ell_min, ell_max)
     clock = {ell_min: log(sigma_min**2), ell_max: log(sigma_max**2)}
@@ -365,12 +397,11 @@ def schedule() -> Derivation:
         [
             Step(
                 "vlb-noise",
-                Integral(Phi(r) / r**3, (r, sigma_min, sigma_max)),
+                Integral(Phi(level) / level**3, (level, sigma_min, sigma_max)).transform(level, exp(r / 2)),
                 Integral(Psi(r), span) / 2,
                 "the error of the noise is that of the clean point over σ²",
                 name=bound,
                 given={Psi(r): Phi(exp(r / 2)) / exp(r), **clock},
-                by_numbers=NO_SUBSTITUTION,
             ),
             Step(
                 "vlb-invariance",
