@@ -90,6 +90,7 @@ def over(value: Expr, variable: Symbol = z, last: Symbol = n) -> LinearSum:
     return LinearSum(value, (variable, 1, last))
 
 
+FEW = [n < 4]  # for the numbers only; the algebra keeps n
 NORMALISED = {q(z): number(z) / over(number(z))}
 EVIDENCE = {Z: over(p(x, z))}
 BOUND = over(q(z) * log(p(x, z) / q(z)))
@@ -142,6 +143,7 @@ def four_ways() -> Derivation:
                 "multiply and divide by the encoder",
                 name=Z,
                 given=weights,
+                assuming=FEW,
             ),
             Step(
                 "log-tangent",
@@ -157,6 +159,7 @@ def four_ways() -> Derivation:
                 "the mean of w/Z is 1",
                 name=log(Z) - L,
                 given=weights,
+                assuming=FEW,
             ),
             Step(
                 "evidence-ratio",
@@ -164,6 +167,7 @@ def four_ways() -> Derivation:
                 over(q(z) * log(p(x, z) / r(z))),
                 "the ratio is the evidence for every z, so any average of its logarithm is",
                 given={r(z): p(x, z) / Z, **NORMALISED},
+                assuming=FEW,
             ),
             Step(
                 "elbo-gap",
@@ -172,6 +176,7 @@ def four_ways() -> Derivation:
                 "subtract the bound",
                 name=log(Z) - L,
                 given={r(z): p(x, z) / Z, **NORMALISED, **EVIDENCE},
+                assuming=FEW,
             ),
             Step(
                 "free-energy",
@@ -180,6 +185,7 @@ def four_ways() -> Derivation:
                 "minus the mean energy, plus the entropy",
                 name=L,
                 given={U(z): -log(p(x, z)), **NORMALISED},
+                assuming=FEW,
             ),
             Step(
                 "best-encoder",
@@ -196,6 +202,7 @@ def four_ways() -> Derivation:
                 "put it into the bound",
                 name=L,
                 given=EVIDENCE,
+                assuming=FEW,
             ),
         ],
     )
@@ -346,6 +353,7 @@ def autoencoder() -> Derivation:
                 "split the logarithm",
                 name=L,
                 given=NORMALISED,
+                assuming=FEW,
             ),
             Step(
                 "reparameterisation",
@@ -497,7 +505,6 @@ def hierarchy() -> Derivation:
     weight = likelihood(z1) * p1(z1, z2) * p2(z2) / (q1(z1) * q2(z1, z2))
     bound = first(second(q1(z1) * q2(z1, z2) * log(weight)))
     middle, top = symbols("M H", real=True)
-    few = [n < 3]  # for the numbers only; the algebra keeps n
     return Derivation(
         "A hierarchy of latents",
         [
@@ -519,7 +526,7 @@ def hierarchy() -> Derivation:
                     top: first(q1(z1) * second(q2(z1, z2) * log(q2(z1, z2) / p2(z2)))),
                     **encoders,
                 },
-                assuming=few,
+                assuming=FEW,
             ),
             Step(
                 "hvae-gap",
@@ -529,7 +536,7 @@ def hierarchy() -> Derivation:
                 "the posterior of a chain is a chain",
                 name=log(Z) - L,
                 given={**encoders, **posteriors, **evidence},
-                assuming=few,
+                assuming=FEW,
             ),
         ],
     )
