@@ -170,7 +170,7 @@ class GaussianMixture:
         """The mixture that remains when y = A x_0 + std · noise has been measured, equations of ``inverse_problems``.
 
         Each component is conditioned as a Gaussian is (``measured-mean``, ``measured-covariance``), and weighted by how
-        well it had foreseen the measurement (``evidence``).
+        well it had foreseen the measurement (``component-evidence``).
 
         Args:
             forward: A, from the flattened sample.
