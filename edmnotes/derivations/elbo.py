@@ -39,8 +39,6 @@ from edmnotes.derivations.fokker_planck import NORMAL, normal
 from edmnotes.derivations.forward import E, expectation, h, remainder
 
 DEFINITIONS = {
-    "evidence": "the model, with its latent added up",
-    "elbo": "the bound, by its definition; that it is one is derived",
     "hvae-middle": "a term of the bound, named",
     "hvae-top": "a term of the bound, named",
     "iwae": "the bound of Burda et al. 2016, by its definition",
@@ -136,6 +134,24 @@ def four_ways() -> Derivation:
     return Derivation(
         "Four ways to the bound",
         [
+            Step(
+                "evidence",
+                over(p(z) * likelihood(z)),
+                over(p(x, z)),
+                "the prior times the decoder is the joint law; add it up over the latent",
+                name=Z,
+                given={likelihood(z): p(x, z) / p(z)},
+                assuming=FEW,
+            ),
+            Step(
+                "elbo",
+                over(q(z) * log(w(z))),
+                over(q(z) * log(p(x, z) / q(z))),
+                "the mean of the logarithm of the weights",
+                name=L,
+                given=weights,
+                assuming=FEW,
+            ),
             Step(
                 "evidence-weights",
                 over(p(x, z)),

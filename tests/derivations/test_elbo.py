@@ -79,6 +79,9 @@ def test_the_root_that_is_positive_is_taken():
 
 
 ONE_MISTAKE = [
+    ("evidence", over(likelihood(z))),  # the prior forgotten
+    ("elbo", over(q(z) * log(p(x, z)))),  # the entropy forgotten
+    ("elbo", over(p(x, z) * log(p(x, z) / q(z)))),
     ("evidence-weights", over(w(z))),  # a mean without its law
     ("log-tangent", u / Z - log(u / Z)),
     ("jensen-gap", over(q(z) * (1 - w(z) / Z - log(w(z) / Z) / 2))),
