@@ -37,7 +37,7 @@ from edmnotes.derivations.forward import E, expectation, h, r, sigma_max, sigma_
 from edmnotes.derivations.likelihood import mean_over_normal
 
 DEFINITIONS = {
-    "vlb-path": "the factors of the two densities, multiplied out: what is meant by the model and by the encoder",
+    "vlb-path": "a name for what the evidence bound is the mean of",
     "log-snr": "a name for the logarithm of the variance of the noise",
 }
 
