@@ -304,8 +304,8 @@ def monte_carlo() -> Derivation:
             ),
             Step(
                 "consistency-averaged",
-                expectation((((both * z - way) / step) ** 2 - (way / b) ** 2).expand() / 2, {y: NORMAL}),
-                (step**2 - b**2) / (2 * (step**2 + b**2)) * (z**2 - 1),
+                expectation((log_normal(way, Rational(0), b) - log_normal(way, both * z, step)).expand(), {y: NORMAL}),
+                log(step / b) + (step**2 - b**2) / (2 * (step**2 + b**2)) * (z**2 - 1),
                 "between two neighbours a point hangs on a bridge of its own",
                 name=E(log(q_here / p_after)),
             ),

@@ -173,7 +173,8 @@ ONE_MISTAKE = [
     ("consistency-term", Rational(0)),
     ("consistency-variance", Rational(2)),
     ("consistency-averaged", Rational(0)),  # true of even steps only
-    ("consistency-averaged", (b_next**2 - b**2) / (2 * (b_next**2 + b**2)) * z**2),
+    ("consistency-averaged", log(b_next / b) + (b_next**2 - b**2) / (2 * (b_next**2 + b**2)) * z**2),
+    ("consistency-averaged", (b_next**2 - b**2) / (2 * (b_next**2 + b**2)) * (z**2 - 1)),  # without the normalisers
     ("consistency-excess", Rational(0)),  # "a relative entropy", as the tutorials have it
     ("consistency-excess", g**2 * b**2 / c**2),
     ("vlb-split", (1 / between**2 - 1 / level**2) / 2 * (Phi(level) - Phi(between))),
