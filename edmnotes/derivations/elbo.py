@@ -505,7 +505,7 @@ def collapse() -> Derivation:
 def hierarchy() -> Derivation:
     """The bound of a Markovian hierarchy, by level, and its gap."""
     up, down = IndexedBase("q", positive=True), IndexedBase("p", positive=True)
-    q1, q2, p1, p2, r1, r2 = (Function(name, positive=True) for name in ["q_1", "q_2", "p_1", "p_2", "r_1", "r_2"])
+    q1, q2, p2, p3, r1, r2 = (Function(name, positive=True) for name in ["q_1", "q_2", "p_2", "p_3", "r_1", "r_2"])
     c1, c2 = (Function(name, positive=True) for name in ["c_1", "c_2"])
 
     def first(value: Expr) -> Expr:
@@ -515,10 +515,10 @@ def hierarchy() -> Derivation:
         return over(value, z2)
 
     encoders = {q1(z1): c1(z1) / first(c1(z1)), q2(z1, z2): c2(z1, z2) / second(c2(z1, z2))}
-    above = second(p1(z1, z2) * p2(z2))
+    above = second(p2(z1, z2) * p3(z2))
     evidence = {Z: first(likelihood(z1) * above)}
-    posteriors = {r1(z1): likelihood(z1) * above / Z, r2(z1, z2): p1(z1, z2) * p2(z2) / above}
-    weight = likelihood(z1) * p1(z1, z2) * p2(z2) / (q1(z1) * q2(z1, z2))
+    posteriors = {r1(z1): likelihood(z1) * above / Z, r2(z1, z2): p2(z1, z2) * p3(z2) / above}
+    weight = likelihood(z1) * p2(z1, z2) * p3(z2) / (q1(z1) * q2(z1, z2))
     bound = first(second(q1(z1) * q2(z1, z2) * log(weight)))
     middle, top = symbols("M H", real=True)
     return Derivation(
@@ -538,8 +538,8 @@ def hierarchy() -> Derivation:
                 "split the logarithm; each level meets the one above it",
                 name=L,
                 given={
-                    middle: first(q1(z1) * second(q2(z1, z2) * log(q1(z1) / p1(z1, z2)))),
-                    top: first(q1(z1) * second(q2(z1, z2) * log(q2(z1, z2) / p2(z2)))),
+                    middle: first(q1(z1) * second(q2(z1, z2) * log(q1(z1) / p2(z1, z2)))),
+                    top: first(q1(z1) * second(q2(z1, z2) * log(q2(z1, z2) / p3(z2)))),
                     **encoders,
                 },
                 assuming=FEW,

@@ -49,7 +49,7 @@ weight, pixels, guesses = IndexedBase("w", positive=True), IndexedBase("x", real
 up, down = IndexedBase("q", positive=True), IndexedBase("p", positive=True)
 m1, m2 = symbols("m_1 m_2", real=True)
 c1, c2 = symbols("c_1 c_2", positive=True)
-q1, q2, p1, p2, r1, r2 = (Function(name, positive=True) for name in ("q_1", "q_2", "p_1", "p_2", "r_1", "r_2"))
+q1, q2, p2, p3, r1, r2 = (Function(name, positive=True) for name in ("q_1", "q_2", "p_2", "p_3", "r_1", "r_2"))
 
 
 def test_a_linear_sum_is_the_sum():
