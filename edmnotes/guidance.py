@@ -203,7 +203,8 @@ class Classifier(nn.Module):
 def classifier_free(denoiser: DenoiserLike, scale: float, *, interval: Interval = (0.0, math.inf)) -> Extrapolated:
     """Classifier-free guidance: D_u + scale (D_c − D_u), of one denoiser with and without its conditions.
 
-    Scale 0 is the unconditional model, 1 the conditional one. The papers' w is scale − 1, see :func:`scale_from_paper`.
+    Scale 0 is the unconditional model, 1 the conditional one. The w of Ho and Salimans is scale − 1, see
+    :func:`scale_from_paper`; many later papers write w for the scale itself.
 
     Args:
         denoiser: answers with conditions (``labels=...``) and without.

@@ -323,7 +323,7 @@ def consistency_vlb(
     shared: bool = False,
     **cond: Any,
 ) -> Terms:
-    """The same bound in the consistency form (label ``consistency-elbo``): equal in expectation, noisier.
+    """The same bound in the consistency form (label ``consistency-elbo``): equal in expectation.
 
     A term is E log q(x_t | x_{t−1}) / p(x_t | x_{t+1}), with both neighbours drawn and x_t, which is Gaussian given the
     two, integrated out in closed form. The prior term is E KL(q(x_T | x_{T−1}) ‖ p(x_T)). Single terms are not those of
