@@ -98,7 +98,7 @@ class ChainStep:
 
     @property
     def reach(self) -> float:
-        """√(β̄/α) − √(β̄' − λ²): by how much x' moves when the guess of the noise in x moves by 1."""
+        """How far x' moves when the guess of the noise in x moves by 1, √(β̄/α) − √(β̄' − λ²)."""
         return math.sqrt(self.beta_bar / self.alpha) - math.sqrt(self.old)
 
     def analytic(self, unexplained: float | Tensor) -> Any:
