@@ -226,7 +226,7 @@ def misrecorded(run, tmp_path):
     ("words", "said"),
     [
         ("train --out {new} --data imagenet", "unknown data set 'imagenet'; there are digits, "),
-        ("train --out {new} --preset ddmp", "unknown preset 'ddmp'; there are vp, ve, iddpm, edm, ddpm, ddim, smld, vdm, flow"),
+        ("train --out {new} --preset ddmp", "unknown preset 'ddmp'; there are vp, ve, iddpm, edm, ddpm, ddim, smld, "),
         ("train --out {new} --images 0", "images = 0; it must be positive"),
         ("train --out {new} --batch 0", "batch = 0; it must be positive"),
         ("train --out {new} --lr nan", "lr = nan; it must be positive"),
