@@ -23,5 +23,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first, so that no worker waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_types.py")
+    """The longest files first, so that no worker waits for one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_types.py", "test_equations.py"))
