@@ -320,16 +320,17 @@ def many_weights() -> Derivation:
     """The importance-weighted bound rises with the number of draws; how fast the gap closes, and when it is slow."""
     weight, bounds = IndexedBase("w", positive=True), IndexedBase(r"\mathcal{L}", real=True)
     spread = Symbol("v_w", positive=True)
-    total = over(weight[i], i, k)
+    T, total = Symbol("T", positive=True), over(weight[i], i, k)
     curvature = Subs(Derivative(log(1 + h), (h, 2)), h, 0)
     return Derivation(
         "Many weights",
         [
             Step(
                 "iwae-subsets",
-                total / k,
-                over((total - weight[j]) / (k - 1), j, k) / k,
+                T / k,
+                over((T - weight[j]) / (k - 1), j, k) / k,
                 "each weight is left out once",
+                given={T: total},
             ),
             Step(
                 "iwae-gap",

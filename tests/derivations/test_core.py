@@ -270,7 +270,8 @@ def library(call: Call, case: core.Case) -> float:
     if isinstance(owner, type):
         owner = owner(**case.init)
     given = {k: x if isinstance(x, int) else torch.tensor([x], dtype=torch.float64) for k, x in arguments.items()}
-    result = getattr(owner, last)(**given)
+    member = getattr(owner, last)
+    result = member(**given) if callable(member) else member  # a property is a value already
     return float(result if call.item is None else result[call.item])
 
 
