@@ -1,7 +1,6 @@
 """The check mark means the formula on the page: every displayed equation is a definition or tied to its step."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,9 @@ EQUATIONS = {equation.label: equation for equation in book(BOOK)}
 TIED = sorted(set(REGISTRY.entries) - set(REGISTRY.not_parsed))
 
 
-def complaints(folder: Path) -> list[str]:
+def complaints(page: Path) -> list[str]:
     found = []
-    for equation in book(folder):
+    for equation in equations(page):
         try:
             check(equation, REGISTRY)
         except PageError as error:
@@ -117,15 +116,14 @@ def test_every_mutant_of_every_equation_on_a_page_is_refused(label):
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the book's pages, and a function that changes one equation of it."""
-    shutil.copytree(BOOK, tmp_path / "book", ignore=shutil.ignore_patterns("*.ipynb", "_ext", "results", "assets"))
+    """A function that copies an equation's page and changes the one equation there."""
 
     def change(equation: Equation, old: str, new: str) -> Path:
-        path = tmp_path / "book" / equation.path.relative_to(BOOK)
-        text = path.read_text(encoding="utf8")
+        text = equation.path.read_text(encoding="utf8")
         assert text.count(old) == 1
-        path.write_text(text.replace(old, new), encoding="utf8")
-        return tmp_path / "book"
+        page = tmp_path / equation.path.name
+        page.write_text(text.replace(old, new), encoding="utf8")
+        return page
 
     return change
 
