@@ -9,38 +9,34 @@ iDDPM's schedule is EDM's already, so its second row is its last.
 cost exactly. Every sample has its own seed, the same in all rows, and the class of a held-out digit.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from torch import Tensor
 
-from edmnotes import data, judging, noise, samplers, schedules, steps, training
-from edmnotes.samplers import Churn, Solution
+from edmnotes import data, judging, noise, presets, samplers, steps, training
+from edmnotes.presets import Preset
+from edmnotes.samplers import Churn
 from edmnotes.scale import Scale
-from edmnotes.schedules import Schedule
 
 
-@dataclass(frozen=True)
-class Row:
-    """A sampler, where it walks, its levels, and how often it calls the network in each step but the last."""
-
-    sample: Callable[..., Solution]
-    calls: int
-    levels: Callable[[int], Tensor]
-    schedule: Schedule = field(default_factory=schedules.EDM)
+def with_heun(preset: Preset) -> Preset:
+    """The same schedule with EDM's method and EDM's levels."""
+    return replace(preset, steps=steps.edm, sampler=samplers.heun)
 
 
+VP, VE, EDM = presets.load("vp"), presets.load("ve"), presets.load("edm")
 TABLE = {
-    "VP, original": Row(samplers.euler, 1, steps.vp, schedules.VP()),
-    "VP, Heun, EDM levels": Row(samplers.heun, 2, steps.edm, schedules.VP()),
-    "VE, original": Row(samplers.euler, 1, steps.ve, schedules.VE()),
-    "VE, Heun, EDM levels": Row(samplers.heun, 2, steps.edm, schedules.VE()),
-    "iDDPM, original": Row(samplers.euler, 1, steps.iddpm),
-    "EDM": Row(samplers.heun, 2, steps.edm),
+    "VP, original": VP,
+    "VP, Heun, EDM levels": with_heun(VP),
+    "VE, original": VE,
+    "VE, Heun, EDM levels": with_heun(VE),
+    "iDDPM, original": presets.load("iddpm"),
+    "EDM": EDM,
     # The paper's settings for ImageNet-64 (its Table 5), where the network was trained as the shared model was.
-    "EDM, churn": Row(partial(samplers.heun, churn=Churn(40.0, 0.05, 50.0, 1.003)), 2, steps.edm),
+    "EDM, churn": replace(EDM, sampler=partial(samplers.heun, churn=Churn(40.0, 0.05, 50.0, 1.003))),
 }
 ROWS = tuple(TABLE)
 SEEDS = (0, 1, 2)
@@ -68,16 +64,16 @@ def measure(row: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def judged(row: Row, seed: int, nfe: int, settings: Mapping[str, Any]) -> judging.Report:
+def judged(preset: Preset, seed: int, nfe: int, settings: Mapping[str, Any]) -> judging.Report:
     """Draw a digit of the class of each held-out one with ``nfe`` calls, and judge them."""
     denoiser, held_out = training.digits_model(), data.digits().held_out
     labels = cast(Tensor, held_out.labels)[:: settings["every"]]
     device = next(denoiser.parameters()).device
-    levels = row.levels((nfe - 1) // row.calls + 1)
+    # Heun's method calls twice in each step but the last.
+    n = nfe if preset.sampler is samplers.euler else (nfe + 1) // 2
     draws = noise.PerSample(range(10_000 * seed, 10_000 * seed + len(labels)))
-    scale = row.schedule.scale(row.schedule.sigma_inv(levels[0]))
-    start = scale * levels[0] * draws.normal((1, 8, 8), device=device)
-    drawn = row.sample(denoiser, start, levels, schedule=row.schedule, noise=draws, labels=labels.to(device))
+    normal = draws.normal((1, 8, 8), device=device)
+    drawn = preset.sample(denoiser, normal, n, noise=draws, labels=labels.to(device))
     assert drawn.nfe == nfe
     # Real-to-real is the same for all costs; it is measured once, with the last.
     return judging.judge_digits(drawn.x, labels, splits=settings["splits"] if nfe == settings["nfe"][-1] else 1)
