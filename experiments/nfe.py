@@ -5,42 +5,27 @@ sample has its own seed, the same in all rows, and the class of a held-out digit
 lists, one number for each count in ``settings["nfe"]``, which is the cost exactly, for every row.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from torch import Tensor
 
-from edmnotes import data, judging, noise, samplers, schedules, steps, training
-from edmnotes.samplers import Solution
+from edmnotes import data, judging, noise, presets, samplers, steps, training
+from edmnotes.presets import Preset
 from edmnotes.scale import Scale
-from edmnotes.schedules import Schedule
 
-
-@dataclass(frozen=True)
-class Row:
-    """A sampler, how many levels it takes for a number of calls, and where it walks."""
-
-    sample: Callable[..., Solution]
-    calls: int = 1  # of the network in each step but the last
-    levels: Callable[[int], Tensor] = steps.edm
-    schedule: Schedule = field(default_factory=schedules.EDM)
-
-    def count(self, nfe: int) -> int:
-        """The number of levels above 0 for ``nfe`` calls."""
-        return (nfe - 1) // self.calls + 1
-
-
+VP, VE, EDM = presets.load("vp"), presets.load("ve"), presets.load("edm")
 TABLE = {
-    "VP": Row(samplers.euler, levels=steps.vp, schedule=schedules.VP()),
-    "VE": Row(samplers.euler, levels=steps.ve, schedule=schedules.VE()),
-    "VP, Heun, EDM levels": Row(samplers.heun, 2, schedule=schedules.VP()),
-    "VE, Heun, EDM levels": Row(samplers.heun, 2, schedule=schedules.VE()),
-    "EDM, Euler": Row(samplers.euler),
-    "EDM": Row(samplers.heun, 2),
-    "EDM, order 2": Row(partial(samplers.multistep, order=2)),
-    "EDM, order 3": Row(partial(samplers.multistep, order=3)),
+    "VP": VP,
+    "VE": VE,
+    "VP, Heun, EDM levels": replace(VP, steps=steps.edm, sampler=samplers.heun),
+    "VE, Heun, EDM levels": replace(VE, steps=steps.edm, sampler=samplers.heun),
+    "EDM, Euler": replace(EDM, sampler=samplers.euler),
+    "EDM": EDM,
+    "EDM, order 2": replace(EDM, sampler=partial(samplers.multistep, order=2)),
+    "EDM, order 3": replace(EDM, sampler=partial(samplers.multistep, order=3)),
 }
 ROWS = tuple(TABLE)
 SEEDS = (0, 1, 2)
@@ -67,15 +52,15 @@ def measure(row: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def judged(row: Row, seed: int, nfe: int, settings: Mapping[str, Any]) -> judging.Report:
+def judged(preset: Preset, seed: int, nfe: int, settings: Mapping[str, Any]) -> judging.Report:
     """Draw a digit of the class of each held-out one with ``nfe`` calls, and judge them."""
     denoiser, held_out = training.digits_model(), data.digits().held_out
     labels = cast(Tensor, held_out.labels)[:: settings["every"]]
     device = next(denoiser.parameters()).device
-    levels = row.levels(row.count(nfe))
+    # Heun's method calls twice in each step but the last.
+    n = (nfe + 1) // 2 if preset.sampler is samplers.heun else nfe
     normal = noise.PerSample(range(10_000 * seed, 10_000 * seed + len(labels))).normal((1, 8, 8), device=device)
-    scale = row.schedule.scale(row.schedule.sigma_inv(levels[0]))
-    drawn = row.sample(denoiser, scale * levels[0] * normal, levels, schedule=row.schedule, labels=labels.to(device))
+    drawn = preset.sample(denoiser, normal, n, labels=labels.to(device))
     assert drawn.nfe == nfe
     # Real-to-real is the same for all costs; it is measured once, with the last.
     return judging.judge_digits(drawn.x, labels, splits=settings["splits"] if nfe == settings["nfe"][-1] else 1)
